@@ -24,6 +24,7 @@ const (
 	AccessDenied        Name = "Migration.AccessDenied"
 	Incompatible        Name = "Migration.Incompatible"
 	DestinationOccupied Name = "Migration.DestinationOccupied"
+	InsufficientDisk    Name = "Migration.InsufficientDisk"
 	RepositoryRefused   Name = "Migration.RepositoryRefused"
 	RepositoryCorrupt   Name = "Migration.RepositoryCorrupt"
 	SnapshotFailed      Name = "Migration.SnapshotFailed"
@@ -60,9 +61,10 @@ var catalogue = []Definition{
 	{AccessDenied, false, "Allow the caller role what the message names: IAM policy, bucket policy, or a role mapping in the domain's fine-grained access control."},
 	{Incompatible, false, "The destination's version cannot read what the message names. Choose another destination version, or reindex or exclude those indices."},
 	{DestinationOccupied, false, "The destination already holds indices of these names that this migration did not make. Delete or rename them there, or exclude them; Domain Ferry never overwrites what it did not make."},
+	{InsufficientDisk, false, "Enlarge the destination's volumes or move fewer indices at once; the restore needs room for every primary shard in full."},
 	{RepositoryRefused, false, "The domain cannot use the repository. Check the bucket, its Region, the snapshot role's trust (es.amazonaws.com) and its bucket permissions."},
 	{RepositoryCorrupt, false, "The repository does not hold what its own index says. Do not delete anything; check for other writers and lifecycle rules on the bucket, then start a new execution."},
-	{SnapshotFailed, false, "Look at the listed shards on the source (GET _cluster/allocation/explain); bring them back to green or exclude the index, then redrive."},
+	{SnapshotFailed, false, "Look at the listed shards on the source (GET _cluster/allocation/explain); bring them back to green or exclude the index, then start a new execution; it takes this snapshot again."},
 	{CopyFailed, false, "Objects could not be copied. Check permissions, storage class and encryption keys of the objects named, then redrive; what is copied already is kept."},
 	{RestoreFailed, false, "The listed shards could not be restored at the destination; the allocation explanation in the message says why. Mend it, then redrive."},
 	{FreezeUnproven, false, "Writes still arrived after the write block. Writes have been given back; find the writer that gets past the block (new indices, data streams) and start anew."},

@@ -1,0 +1,70 @@
+// Package clients makes the clients of a Lambda from its environment: AWS credentials and Region from the usual variables, the
+// journal bucket from JOURNAL_BUCKET.
+package clients
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/domainferry/domainferry/internal/cluster"
+	"github.com/domainferry/domainferry/internal/journal"
+	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/names"
+	"github.com/domainferry/domainferry/internal/s3copy"
+)
+
+// Clients makes clients that share credentials and connections.
+type Clients struct {
+	aws       aws.Config
+	transport *http.Transport
+	Journal   *journal.Store
+}
+
+// FromEnvironment reads the environment. The error names the variable that is missing.
+func FromEnvironment(ctx context.Context) (*Clients, error) {
+	bucket := os.Getenv(names.JournalBucketVariable)
+	if bucket == "" {
+		return nil, fmt.Errorf("environment variable %s is not set; it names the bucket of the journal", names.JournalBucketVariable)
+	}
+	cfg, err := config.LoadDefaultConfig(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("load the AWS configuration: %w", err)
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = 256
+	transport.ResponseHeaderTimeout = 60 * time.Second
+	c := &Clients{aws: cfg, transport: transport}
+	c.Journal = journal.NewStore(c.S3(cfg.Region), bucket)
+	return c, nil
+}
+
+// Domain returns the client of a domain, signing with the function's role for the domain's Region.
+func (c *Clients) Domain(e migration.Endpoint) *cluster.Client {
+	return cluster.New(e.Endpoint, cluster.NewSigV4Transport(c.aws.Credentials, e.Region(), "es", c.transport))
+}
+
+// S3 returns an S3 client for a Region. Its retries take from no shared quota: with the SDK's, a burst of SlowDown answers makes
+// calls fail that a moment later would succeed (s3-copy.md 2.1).
+func (c *Clients) S3(region string) *s3.Client {
+	return s3.NewFromConfig(c.aws, func(o *s3.Options) {
+		o.Region = region
+		o.HTTPClient = &http.Client{Transport: c.transport}
+		o.Retryer = retry.NewStandard(func(r *retry.StandardOptions) { r.RateLimiter, r.MaxAttempts = ratelimit.None, 6 })
+		// An endpoint of its own (AWS_ENDPOINT_URL_S3) is a gateway on one machine, which has no host name for each bucket.
+		o.UsePathStyle = o.BaseEndpoint != nil
+	})
+}
+
+// Copier returns the copy engine between two repositories' buckets; copies are asked of the destination's Region.
+func (c *Clients) Copier(source, destination migration.Repository) *s3copy.Copier {
+	return &s3copy.Copier{Source: c.S3(source.Region), Destination: c.S3(destination.Region)}
+}

@@ -1,0 +1,297 @@
+// Package journal keeps what a migration decided and did, as JSON objects in the deployment's own bucket:
+//
+//	executions/<execution name>.json              which migration an execution belongs to
+//	migrations/<name>/plan.json                   migration.Plan
+//	migrations/<name>/checkpoints/0003.json       Checkpoints, written before the round's snapshot
+//	migrations/<name>/rounds/0003.json            migration.Round, written when the round is over
+//	migrations/<name>/copies.json                 Copies: indices this migration made at the destination
+//	migrations/<name>/freeze.json                 Freeze: what was blocked and how it was before
+//	migrations/<name>/verification.json           verify.Verification of the last cut-over
+//	migrations/<name>/report.json                 report.Report
+//
+// S3 is strongly consistent; write-once objects use If-None-Match, so that a repeated step keeps what the first attempt wrote.
+package journal
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go"
+
+	"github.com/domainferry/domainferry/internal/fault"
+	"github.com/domainferry/domainferry/internal/migration"
+)
+
+// S3 is what the journal needs of the S3 client.
+type S3 interface {
+	GetObject(context.Context, *s3.GetObjectInput, ...func(*s3.Options)) (*s3.GetObjectOutput, error)
+	PutObject(context.Context, *s3.PutObjectInput, ...func(*s3.Options)) (*s3.PutObjectOutput, error)
+	ListObjectsV2(context.Context, *s3.ListObjectsV2Input, ...func(*s3.Options)) (*s3.ListObjectsV2Output, error)
+}
+
+// maximumObject bounds what is read of one journal object: a plan of some 100,000 indices.
+const maximumObject = 64 << 20
+
+// Store is the journal bucket.
+type Store struct {
+	client S3
+	bucket string
+}
+
+// NewStore returns the store in bucket.
+func NewStore(client S3, bucket string) *Store { return &Store{client, bucket} }
+
+// Journal is one migration's folder.
+type Journal struct {
+	store     *Store
+	migration string
+}
+
+// Migration returns the folder of the migration of that name.
+func (s *Store) Migration(name string) *Journal { return &Journal{s, name} }
+
+// Owner says which migration an execution belongs to.
+type Owner struct {
+	Migration string `json:"migration"`
+	Execution string `json:"execution"`
+}
+
+// RecordOwner notes that the execution (an ARN) belongs to the migration, for those who know only the execution: the rule that
+// gives writes back when an execution fails, times out or is stopped.
+func (s *Store) RecordOwner(ctx context.Context, o Owner) error {
+	return s.put(ctx, ownerKey(o.Execution), o)
+}
+
+// Owner finds the migration of an execution; found is false when the execution never got past preflight.
+func (s *Store) Owner(ctx context.Context, execution string) (o Owner, found bool, err error) {
+	found, err = s.get(ctx, ownerKey(execution), &o)
+	return o, found, err
+}
+
+func ownerKey(execution string) string {
+	return "executions/" + strings.NewReplacer(":", "_", "/", "_").Replace(execution) + ".json"
+}
+
+func (j *Journal) key(parts ...string) string {
+	return path.Join(append([]string{"migrations", j.migration}, parts...)...)
+}
+
+// SavePlan replaces the plan.
+func (j *Journal) SavePlan(ctx context.Context, p migration.Plan) error {
+	return j.store.put(ctx, j.key("plan.json"), p)
+}
+
+// Plan reads the plan. execution is the caller's; when the plan belongs to a newer one the fault is Superseded, when there is
+// no plan JournalMissing. An empty execution (a round that a schedule starts) takes the plan as it is.
+func (j *Journal) Plan(ctx context.Context, execution string) (migration.Plan, error) {
+	var p migration.Plan
+	found, err := j.store.get(ctx, j.key("plan.json"), &p)
+	switch {
+	case err != nil:
+		return p, err
+	case !found:
+		return p, fault.Newf(fault.JournalMissing, "read plan", j.store.bucket+"/"+j.key("plan.json"), "there is none for migration %q", j.migration)
+	case execution != "" && execution != p.Execution:
+		return p, fault.Newf(fault.Superseded, "act for migration "+j.migration, "execution "+execution, "the plan now belongs to %s", p.Execution)
+	}
+	return p, nil
+}
+
+// Checkpoints are the source's global checkpoints, index -> one per shard, read before a round's snapshot. Everything at or
+// below them is in the snapshot (replay.md, step 0).
+type Checkpoints struct {
+	Round    int                `json:"round"`
+	ReadAt   time.Time          `json:"readAt"`
+	PerShard map[string][]int64 `json:"perShard"`
+}
+
+// RecordCheckpoints keeps the first record of a round: an older checkpoint is the safe one when a snapshot is started twice.
+func (j *Journal) RecordCheckpoints(ctx context.Context, c Checkpoints) error {
+	return j.store.putOnce(ctx, j.key("checkpoints", roundFile(c.Round)), c)
+}
+
+// Checkpoints reads the record of a round.
+func (j *Journal) Checkpoints(ctx context.Context, round int) (c Checkpoints, found bool, err error) {
+	found, err = j.store.get(ctx, j.key("checkpoints", roundFile(round)), &c)
+	return c, found, err
+}
+
+func roundFile(round int) string { return fmt.Sprintf("%04d.json", round) }
+
+// SaveRound records a finished round. Recording it again replaces it.
+func (j *Journal) SaveRound(ctx context.Context, r migration.Round) error {
+	return j.store.put(ctx, j.key("rounds", roundFile(r.Number)), r)
+}
+
+// Rounds reads all recorded rounds in order.
+func (j *Journal) Rounds(ctx context.Context) ([]migration.Round, error) {
+	keys, err := j.store.list(ctx, j.key("rounds")+"/")
+	if err != nil {
+		return nil, err
+	}
+	rounds := make([]migration.Round, 0, len(keys))
+	for _, k := range keys {
+		var r migration.Round
+		if _, err := j.store.get(ctx, k, &r); err != nil {
+			return nil, err
+		}
+		rounds = append(rounds, r)
+	}
+	return rounds, nil
+}
+
+// Copies are the indices that this migration made, or is about to make, at the destination. A name is recorded before the
+// restore that creates it; only recorded names are ever closed or restored over.
+type Copies struct {
+	Indices []string `json:"indices"`
+}
+
+// SaveCopies replaces the record.
+func (j *Journal) SaveCopies(ctx context.Context, c Copies) error {
+	return j.store.put(ctx, j.key("copies.json"), c)
+}
+
+// Copies reads the record; none yet is an empty one.
+func (j *Journal) Copies(ctx context.Context) (Copies, error) {
+	var c Copies
+	_, err := j.store.get(ctx, j.key("copies.json"), &c)
+	return c, err
+}
+
+// FreezeState says who takes writes.
+type FreezeState string
+
+// The states of a freeze.
+const (
+	Frozen      FreezeState = "frozen"      // the source is blocked, or about to be
+	Thawed      FreezeState = "thawed"      // the source takes writes again
+	HandingOver FreezeState = "handingOver" // the verified destination is being opened
+	HandedOver  FreezeState = "handedOver"  // the verified destination takes writes; the source stays blocked on purpose
+)
+
+// Freeze is the inverse of the write block, recorded before the block is set.
+type Freeze struct {
+	Execution  string            `json:"execution"`
+	State      FreezeState       `json:"state"`
+	Before     map[string]string `json:"before"` // index -> index.blocks.write before, "" when it was not set
+	StartedAt  time.Time         `json:"startedAt"`
+	ProvenAt   time.Time         `json:"provenAt,omitzero"`
+	EndedAt    time.Time         `json:"endedAt,omitzero"` // thawed or handed over
+	Prediction *float64          `json:"predictedSeconds,omitempty"`
+}
+
+// SaveFreeze replaces the record.
+func (j *Journal) SaveFreeze(ctx context.Context, f Freeze) error {
+	return j.store.put(ctx, j.key("freeze.json"), f)
+}
+
+// Freeze reads the record; found is false when this migration never froze anything.
+func (j *Journal) Freeze(ctx context.Context) (f Freeze, found bool, err error) {
+	found, err = j.store.get(ctx, j.key("freeze.json"), &f)
+	return f, found, err
+}
+
+// Documents that other packages define and the journal only keeps.
+const (
+	VerificationFile = "verification.json"
+	DecisionFile     = "decision.json"
+	ReportFile       = "report.json"
+)
+
+// SaveDocument replaces one of the named documents.
+func (j *Journal) SaveDocument(ctx context.Context, file string, v any) error {
+	return j.store.put(ctx, j.key(file), v)
+}
+
+// Document reads one of the named documents into v.
+func (j *Journal) Document(ctx context.Context, file string, v any) (found bool, err error) {
+	return j.store.get(ctx, j.key(file), v)
+}
+
+func (s *Store) put(ctx context.Context, key string, v any) error {
+	return s.write(ctx, key, v, nil)
+}
+
+// putOnce writes the object unless there is one.
+func (s *Store) putOnce(ctx context.Context, key string, v any) error {
+	err := s.write(ctx, key, v, aws.String("*"))
+	var api smithy.APIError
+	if errors.As(err, &api) && (api.ErrorCode() == "PreconditionFailed" || api.ErrorCode() == "ConditionalRequestConflict") {
+		return nil
+	}
+	return err
+}
+
+func (s *Store) write(ctx context.Context, key string, v any, ifNoneMatch *string) error {
+	body, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("journal: encode %s: %w", key, err)
+	}
+	_, err = s.client.PutObject(ctx, &s3.PutObjectInput{
+		Bucket: &s.bucket, Key: &key, Body: bytes.NewReader(body), ContentType: aws.String("application/json"), IfNoneMatch: ifNoneMatch,
+	})
+	return s.classify(err, "write journal", key)
+}
+
+func (s *Store) get(ctx context.Context, key string, v any) (found bool, err error) {
+	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key})
+	var none *types.NoSuchKey
+	if errors.As(err, &none) {
+		return false, nil
+	}
+	if err != nil {
+		return false, s.classify(err, "read journal", key)
+	}
+	defer out.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(out.Body, maximumObject))
+	if err != nil {
+		return false, fault.New(fault.Unavailable, "read journal", s.bucket+"/"+key, err)
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return false, fault.New(fault.Unclassified, "read journal", s.bucket+"/"+key, err).WithHint("The object is not what Domain Ferry wrote; restore an older version of it (the bucket is versioned).")
+	}
+	return true, nil
+}
+
+func (s *Store) list(ctx context.Context, prefix string) ([]string, error) {
+	var keys []string
+	pages := s3.NewListObjectsV2Paginator(s.client, &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: &prefix})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, s.classify(err, "list journal", prefix)
+		}
+		for _, o := range page.Contents {
+			keys = append(keys, aws.ToString(o.Key))
+		}
+	}
+	return keys, nil
+}
+
+// classify turns an S3 error into a fault; journal writes are whole-object replacements, so repeating one is always safe.
+func (s *Store) classify(err error, op, key string) error {
+	if err == nil {
+		return nil
+	}
+	name := fault.Unavailable
+	var api smithy.APIError
+	if errors.As(err, &api) {
+		switch api.ErrorCode() {
+		case "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "PermanentRedirect", "AuthorizationHeaderMalformed":
+			name = fault.AccessDenied
+		case "SlowDown", "ServiceUnavailable", "RequestLimitExceeded":
+			name = fault.Throttled
+		}
+	}
+	return fault.New(name, op, s.bucket+"/"+key, err)
+}

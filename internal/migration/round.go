@@ -1,0 +1,47 @@
+package migration
+
+import "time"
+
+// Round is what one round measured. Seconds are wall time of the phase, bytes are bytes.
+type Round struct {
+	Number     int           `json:"number"`
+	Final      bool          `json:"final"`
+	Execution  string        `json:"execution"`
+	StartedAt  time.Time     `json:"startedAt"`
+	FinishedAt time.Time     `json:"finishedAt"`
+	Snapshot   SnapshotPhase `json:"snapshot"`
+	Copy       CopyPhase     `json:"copy"`
+	Restore    RestorePhase  `json:"restore"`
+}
+
+// SnapshotPhase is the snapshot of a round.
+type SnapshotPhase struct {
+	Name       string  `json:"name"`
+	UUID       string  `json:"uuid"`
+	Shards     int     `json:"shards"`
+	Files      int64   `json:"files"`      // new in this snapshot
+	Bytes      int64   `json:"bytes"`      // new in this snapshot
+	TotalBytes int64   `json:"totalBytes"` // referenced by this snapshot
+	Seconds    float64 `json:"seconds"`
+}
+
+// CopyPhase is the copy between the buckets.
+type CopyPhase struct {
+	Objects int64   `json:"objects"` // copied
+	Bytes   int64   `json:"bytes"`   // copied
+	Skipped int64   `json:"skipped"` // objects that were there already
+	Seconds float64 `json:"seconds"`
+}
+
+// RestorePhase is the restore at the destination. Bytes = RecoveredBytes, which moved; ReusedBytes were there already.
+type RestorePhase struct {
+	Indices        int     `json:"indices"`
+	Shards         int     `json:"shards"`
+	Bytes          int64   `json:"bytes"`
+	ReusedBytes    int64   `json:"reusedBytes"`
+	RecoveredBytes int64   `json:"recoveredBytes"`
+	Seconds        float64 `json:"seconds"`
+}
+
+// Seconds is the round's moving time: what it would take with writes stopped and without pauses between polls.
+func (r Round) Seconds() float64 { return r.Snapshot.Seconds + r.Copy.Seconds + r.Restore.Seconds }

@@ -1,0 +1,106 @@
+// Package migration holds what a migration is and decides how it goes on: the operator's input (Spec), what preflight made of
+// it (Plan), what was measured (Round) and whether to warm again, wait, cut over or stop (Decide). It is pure: no I/O, no clock,
+// no AWS.
+package migration
+
+import (
+	"fmt"
+	"time"
+)
+
+// Mode says how far an execution goes.
+type Mode string
+
+// The modes.
+const (
+	Assess  Mode = "assess"  // preflight only; nothing is touched
+	Warm    Mode = "warm"    // Rounds.Minimum warm rounds, no cut-over
+	Migrate Mode = "migrate" // everything; an already warm migration goes on from its last round
+)
+
+// Topology says how objects reach the bucket that the destination reads.
+type Topology string
+
+// Copy moves objects bucket to bucket. (The shared topology, where the source writes into the destination's bucket, is an issue
+// of its own.)
+const Copy Topology = "copy"
+
+// Duration is a time span written as "10m" or "1h30m" in JSON.
+type Duration time.Duration
+
+// MarshalText writes the duration as Go writes it.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads a duration as Go reads it.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}
+
+// Seconds is the duration in seconds.
+func (d Duration) Seconds() float64 { return time.Duration(d).Seconds() }
+
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// Spec is the operator's input, the document given to start-execution or to a schedule, with defaults filled in.
+type Spec struct {
+	Migration      string      `json:"migration"`
+	Mode           Mode        `json:"mode"`
+	Source         Endpoint    `json:"source"`
+	Destination    Endpoint    `json:"destination"`
+	Indices        Selection   `json:"indices"`
+	DowntimeWindow Duration    `json:"downtimeWindow"`
+	Rounds         RoundLimits `json:"rounds"`
+	Topology       Topology    `json:"topology"`
+	// Replicas at the destination after the cut-over; nil means as at the source.
+	Replicas *int `json:"replicas,omitempty"`
+}
+
+// Endpoint is one domain and the S3 place where its snapshot repository lives.
+type Endpoint struct {
+	DomainARN  string     `json:"domainArn"`
+	Endpoint   string     `json:"endpoint"` // https://..., or http://127.0.0.1:... on one machine
+	Repository Repository `json:"repository"`
+}
+
+// Region is the Region in the domain's ARN, which signatures carry.
+func (e Endpoint) Region() string { return parseARN(e.DomainARN).region }
+
+// Repository is a bucket, a prefix in it and the role by which the domain reaches it.
+type Repository struct {
+	Bucket   string `json:"bucket"`
+	BasePath string `json:"basePath"` // without leading or trailing slash; may be empty
+	Region   string `json:"region"`
+	RoleARN  string `json:"roleArn"` // the snapshot role that the domain assumes
+}
+
+// Selection names indices, with * as wildcard. System indices (a leading dot) are left out unless Include names them exactly,
+// and never taken when they belong to the engine or its plugins.
+type Selection struct {
+	Include []string `json:"include"`
+	Exclude []string `json:"exclude"`
+}
+
+// RoundLimits bounds the warm rounds.
+type RoundLimits struct {
+	Minimum int      `json:"minimum"` // warm rounds before a cut-over may be considered; the first one moves everything
+	Maximum int      `json:"maximum"` // warm rounds of one execution, at most 500 (history budget)
+	Pause   Duration `json:"pause"`   // between the end of a warm round and the next
+}
+
+// Defaults and limits of the input.
+const (
+	defaultMinimumRounds = 2
+	defaultMaximumRounds = 20
+	maximumRounds        = 500
+	maximumNameLength    = 50 // a snapshot is <name>-r0001, a Step Functions name has at most 80 characters
+)
+
+// RepositoryName is the name under which both domains know the migration's repository.
+func (s Spec) RepositoryName() string { return s.Migration }
+
+// SnapshotName is the name of a round's snapshot: deterministic, so that a repeated step finds what an earlier attempt made.
+func SnapshotName(migration string, round int) string {
+	return fmt.Sprintf("%s-r%04d", migration, round)
+}

@@ -1,0 +1,56 @@
+// Package names holds the names that the deployment (infra), the local environment and the Lambdas must spell alike.
+package names
+
+import "strings"
+
+// StateMachines, by file name without .asl.json; also the placeholders' stems.
+const (
+	MigrationMachine = "migration"
+	RoundMachine     = "round"
+)
+
+// Environment variables of the Lambdas.
+const (
+	// JournalBucketVariable names the deployment's own bucket, where plans, rounds and reports are kept.
+	JournalBucketVariable = "JOURNAL_BUCKET"
+)
+
+// Function is one Lambda: a directory under lambdas/ and a state's worker.
+type Function struct {
+	Name           string // directory under lambdas/ and end of the deployed function's name
+	TimeoutSeconds int    // Lambda time-out; the service's maximum is 900
+	MemoryMB       int
+}
+
+// Functions lists every Lambda in the order in which a migration meets them.
+func Functions() []Function { return append([]Function(nil), functions...) }
+
+var functions = []Function{
+	{"preflight", 300, 256},
+	{"register", 300, 256},
+	{"snapshot", 120, 256},
+	{"poll-status", 120, 256},
+	{"plan-copy", 600, 512},
+	{"copy", 900, 1769},
+	{"publish-copy", 900, 512},
+	{"restore", 120, 256},
+	{"record-round", 120, 256},
+	{"decide", 60, 256},
+	{"freeze", 120, 256},
+	{"thaw", 120, 256},
+	{"verify", 600, 512},
+	{"finish", 300, 256},
+}
+
+// Placeholder is the substitution in the state machine definitions that stands for the function's ARN: "poll-status" is
+// PollStatusFunction.
+func (f Function) Placeholder() string {
+	var b strings.Builder
+	for _, part := range strings.Split(f.Name, "-") {
+		b.WriteString(strings.ToUpper(part[:1]) + part[1:])
+	}
+	return b.String() + "Function"
+}
+
+// RoundMachinePlaceholder stands for the ARN of the round state machine.
+const RoundMachinePlaceholder = "RoundStateMachine"

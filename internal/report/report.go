@@ -1,0 +1,40 @@
+// Package report makes the report of a migration: what moved, how long writes stood still, and the verdict with its evidence.
+package report
+
+import (
+	"time"
+
+	"github.com/domainferry/domainferry/internal/migration"
+)
+
+// Report is report.json in the journal.
+type Report struct {
+	Migration     string              `json:"migration"`
+	Execution     string              `json:"execution"`
+	Verdict       migration.Verdict   `json:"verdict"`
+	Engines       migration.Engines   `json:"engines"`
+	StartedAt     time.Time           `json:"startedAt"`
+	FinishedAt    time.Time           `json:"finishedAt"`
+	WriteDowntime WriteDowntime       `json:"writeDowntime"`
+	Rounds        []migration.Round   `json:"rounds"`
+	Indices       []Index             `json:"indices"`
+	LeftOut       []migration.LeftOut `json:"leftOut"`
+	Warnings      []string            `json:"warnings"`
+	Checks        []migration.Check   `json:"checks"`
+	// OpenSource is the request that lets the source take writes again, for an operator who goes back.
+	OpenSource string `json:"openSource"`
+}
+
+// WriteDowntime is the time without writes in seconds. A field is absent when nobody measured it.
+type WriteDowntime struct {
+	PredictedSeconds    *float64 `json:"predictedSeconds,omitempty"`
+	MeasuredSeconds     *float64 `json:"measuredSeconds,omitempty"`     // from the write block to the destination's opening
+	SeenByClientSeconds *float64 `json:"seenByClientSeconds,omitempty"` // from the first refused write to the next accepted one
+}
+
+// Index is one moved index.
+type Index struct {
+	Name  string `json:"name"`
+	Docs  int64  `json:"docs"`
+	Bytes int64  `json:"bytes"`
+}

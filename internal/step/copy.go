@@ -1,0 +1,66 @@
+package step
+
+import (
+	"context"
+	"time"
+
+	"github.com/domainferry/domainferry/internal/journal"
+	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/s3copy"
+)
+
+// CopyInput is one key range: what is left of it and what was done so far. Input and output have the same shape, so that the
+// state can go round until it is done.
+type CopyInput struct {
+	RoundInput
+	Range CopyOutput `json:"range"`
+}
+
+// CopyOutput is a range and its totals.
+type CopyOutput struct {
+	Range   s3copy.Range `json:"range"` // what is left
+	Done    bool         `json:"done"`
+	Copied  int64        `json:"copied"`
+	Bytes   int64        `json:"bytes"`
+	Skipped int64        `json:"skipped"`
+}
+
+// RangeCopier copies the objects of a range that the destination does not have.
+type RangeCopier interface {
+	CopyRange(ctx context.Context, from, to s3copy.Location, r s3copy.Range, deadline time.Time) (s3copy.RangeResult, error)
+}
+
+// Copy copies one key range as far as the invocation's time allows.
+type Copy struct {
+	Journal *journal.Store
+	Copier  func(source, destination migration.Repository) RangeCopier
+	Clock   Clock
+}
+
+// copyMargin is kept free before the invocation's deadline, for requests that are under way: copying an object is the longest.
+const copyMargin = 60 * time.Second
+
+// Run is the state CopyRange.
+func (s Copy) Run(ctx context.Context, in CopyInput) (CopyInput, error) {
+	_, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	if err != nil {
+		return in, err
+	}
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = s.Clock.Now().Add(15 * time.Minute)
+	}
+	r, err := s.Copier(p.Spec.Source.Repository, p.Spec.Destination.Repository).
+		CopyRange(ctx, location(p.Spec.Source), location(p.Spec.Destination), in.Range.Range, deadline.Add(-copyMargin))
+	if err != nil {
+		return in, err
+	}
+	in.Range.Done = r.Done
+	in.Range.Copied += r.Copied
+	in.Range.Bytes += r.CopiedBytes
+	in.Range.Skipped += r.Skipped
+	if !r.Done {
+		in.Range.Range.After = r.Cursor
+	}
+	return in, nil
+}

@@ -1,0 +1,54 @@
+package step
+
+import (
+	"context"
+	"time"
+
+	"github.com/domainferry/domainferry/internal/journal"
+	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/s3copy"
+)
+
+// copyRanges is how many key ranges are copied side by side at most; the Map state's MaxConcurrency is a little below.
+const copyRanges = 16
+
+// PlanCopyOutput is what the copy moves: the source's root generation and the key ranges.
+type PlanCopyOutput struct {
+	Root      s3copy.Root  `json:"root"`
+	Ranges    []CopyOutput `json:"ranges"`
+	StartedAt time.Time    `json:"startedAt"`
+}
+
+// CopyPlanner plans a copy.
+type CopyPlanner interface {
+	Plan(ctx context.Context, from, to s3copy.Location, want s3copy.Want, ranges int) (s3copy.Plan, error)
+}
+
+// PlanCopy reads the source repository's root, checks that it holds the round's snapshot and splits the key space.
+type PlanCopy struct {
+	Journal *journal.Store
+	Copier  func(source, destination migration.Repository) CopyPlanner
+	Clock   Clock
+}
+
+// Run is the state PlanCopy.
+func (s PlanCopy) Run(ctx context.Context, in RoundInput) (PlanCopyOutput, error) {
+	_, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	if err != nil {
+		return PlanCopyOutput{}, err
+	}
+	out := PlanCopyOutput{StartedAt: s.Clock.Now()}
+	c, err := s.Copier(p.Spec.Source.Repository, p.Spec.Destination.Repository).Plan(ctx, location(p.Spec.Source), location(p.Spec.Destination), want(in), copyRanges)
+	if err != nil {
+		return out, err
+	}
+	out.Root = c.Root
+	for _, r := range c.Ranges {
+		out.Ranges = append(out.Ranges, CopyOutput{Range: r})
+	}
+	return out, nil
+}
+
+func want(in RoundInput) s3copy.Want {
+	return s3copy.Want{SnapshotName: migration.SnapshotName(in.Migration, in.Round), OwnPrefix: in.Migration + "-r"}
+}

@@ -1,0 +1,231 @@
+package step
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/domainferry/domainferry/internal/cluster"
+	"github.com/domainferry/domainferry/internal/fault"
+	"github.com/domainferry/domainferry/internal/journal"
+	"github.com/domainferry/domainferry/internal/migration"
+)
+
+// What PollStatus looks at.
+const (
+	pollSnapshot = "snapshot"
+	pollRestore  = "restore"
+)
+
+// PollStatusInput names what is waited for and when it began.
+type PollStatusInput struct {
+	RoundInput
+	What      string    `json:"what"` // "snapshot" or "restore"
+	StartedAt time.Time `json:"startedAt"`
+}
+
+// PollStatusOutput is the state of a snapshot or a restore. Percent and bytes are what was observed; while shards are still
+// being looked at the total may grow.
+type PollStatusOutput struct {
+	What        string                   `json:"what"`
+	Round       int                      `json:"round"`
+	Done        bool                     `json:"done"`
+	StartAgain  bool                     `json:"startAgain"` // it vanished (node restarted); start it anew
+	WaitSeconds int                      `json:"waitSeconds"`
+	Percent     float64                  `json:"percent"`
+	Bytes       int64                    `json:"bytes"`
+	TotalBytes  int64                    `json:"totalBytes"`
+	Snapshot    *migration.SnapshotPhase `json:"snapshot,omitempty"`
+	Restore     *migration.RestorePhase  `json:"restore,omitempty"`
+}
+
+// PollStatusDomain is what polling asks of a domain.
+type PollStatusDomain interface {
+	Snapshot(ctx context.Context, repository, name string) (cluster.Snapshot, bool, error)
+	SnapshotProgress(ctx context.Context, repository, name string) (cluster.Progress, bool, error)
+	Recoveries(ctx context.Context, indices ...string) ([]cluster.ShardRecovery, error)
+	Shards(ctx context.Context, indices ...string) ([]cluster.Shard, error)
+	ExplainAllocation(ctx context.Context, index string, shard int, primary bool) (string, error)
+}
+
+// PollStatus asks once; inside the freeze it asks until the answer changes, for 20 seconds at most.
+type PollStatus struct {
+	Journal *journal.Store
+	Domain  func(migration.Endpoint) PollStatusDomain
+	Clock   Clock
+}
+
+// Run is the states PollSnapshot and PollRestore.
+func (s PollStatus) Run(ctx context.Context, in PollStatusInput) (PollStatusOutput, error) {
+	_, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	if err != nil {
+		return PollStatusOutput{}, err
+	}
+	var once func() (PollStatusOutput, error)
+	switch in.What {
+	case pollSnapshot:
+		domain := s.Domain(p.Spec.Source)
+		once = func() (PollStatusOutput, error) { return s.snapshot(ctx, domain, p, in) }
+	case pollRestore:
+		domain := s.Domain(p.Spec.Destination)
+		once = func() (PollStatusOutput, error) { return s.restore(ctx, domain, p, in) }
+	default:
+		return PollStatusOutput{}, fault.Newf(fault.InvalidInput, "poll", "$.what", `must be "snapshot" or "restore", is %q`, in.What)
+	}
+	deadline := s.Clock.Now().Add(longPoll)
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
+		out, err := once()
+		out.What, out.Round = in.What, in.Round
+		if err != nil || out.Done || out.StartAgain {
+			return out, err
+		}
+		if !in.Final {
+			out.WaitSeconds = migration.NextPoll(seconds(in.StartedAt, s.Clock.Now()))
+			return out, nil
+		}
+		if s.Clock.Now().After(deadline) {
+			return out, nil
+		}
+		if err := s.Clock.Sleep(ctx, pause); err != nil {
+			return out, err
+		}
+	}
+}
+
+// snapshot trusts only GET _snapshot for the outcome: _status says SUCCESS before the snapshot is finalised.
+func (s PollStatus) snapshot(ctx context.Context, domain PollStatusDomain, p migration.Plan, in PollStatusInput) (PollStatusOutput, error) {
+	repository, name := p.Spec.RepositoryName(), migration.SnapshotName(in.Migration, in.Round)
+	got, found, err := domain.Snapshot(ctx, repository, name)
+	switch {
+	case err != nil:
+		return PollStatusOutput{}, err
+	case !found:
+		return PollStatusOutput{StartAgain: true}, nil
+	}
+	switch got.State {
+	case cluster.SnapshotSuccess, cluster.SnapshotInProgress:
+	default:
+		return PollStatusOutput{}, snapshotFault(got, p)
+	}
+	progress, _, err := domain.SnapshotProgress(ctx, repository, name)
+	if err != nil {
+		return PollStatusOutput{}, err
+	}
+	out := PollStatusOutput{Bytes: progress.ProcessedBytes, TotalBytes: progress.IncrementalBytes, Percent: percent(progress.ProcessedBytes, progress.IncrementalBytes)}
+	if got.State == cluster.SnapshotInProgress {
+		return out, nil
+	}
+	if got.Shards.Failed > 0 || len(got.Failures) > 0 {
+		return out, snapshotFault(got, p)
+	}
+	out.Done, out.Percent, out.Bytes = true, 100, progress.IncrementalBytes
+	out.Snapshot = &migration.SnapshotPhase{
+		Name: got.Name, UUID: got.UUID, Shards: got.Shards.Total, Files: progress.IncrementalFiles, Bytes: progress.IncrementalBytes,
+		TotalBytes: progress.TotalBytes, Seconds: seconds(got.StartTime, got.EndTime),
+	}
+	return out, nil
+}
+
+func snapshotFault(got cluster.Snapshot, p migration.Plan) error {
+	var shards []string
+	for _, f := range got.Failures {
+		shards = append(shards, fmt.Sprintf("%s[%d]: %s", f.Index, f.Shard, f.Reason))
+	}
+	return fault.Newf(fault.SnapshotFailed, "take snapshot "+got.Name, p.Spec.Source.Endpoint, "state %s, %d of %d shards failed: %s",
+		got.State, got.Shards.Failed, got.Shards.Total, strings.Join(bounded(shards), "; "))
+}
+
+// bounded keeps a fault's list readable and under the service's 32 KiB.
+func bounded(list []string) []string {
+	const most = 20
+	if len(list) > most {
+		return append(slices.Clone(list[:most]), fmt.Sprintf("and %d more", len(list)-most))
+	}
+	return list
+}
+
+func percent(part, whole int64) float64 {
+	if whole <= 0 {
+		return 0
+	}
+	return float64(1000*part/whole) / 10
+}
+
+// restore is over when every primary of every planned index has been recovered from this round's snapshot and is started. The
+// restore's own record in the cluster state proves nothing: it vanishes for failed shards too.
+func (s PollStatus) restore(ctx context.Context, domain PollStatusDomain, p migration.Plan, in PollStatusInput) (PollStatusOutput, error) {
+	name := migration.SnapshotName(in.Migration, in.Round)
+	recoveries, err := domain.Recoveries(ctx, p.Names()...)
+	if err != nil {
+		return PollStatusOutput{}, err
+	}
+	shards, err := domain.Shards(ctx, p.Names()...)
+	if err != nil {
+		return PollStatusOutput{}, err
+	}
+	var out PollStatusOutput
+	started := map[string]int{}
+	for _, sh := range shards {
+		if !sh.Primary {
+			continue
+		}
+		switch sh.State {
+		case "STARTED", "RELOCATING":
+			started[sh.Index]++
+		case "UNASSIGNED":
+			again, err := s.unassigned(ctx, domain, p, sh)
+			if err != nil || again {
+				return PollStatusOutput{StartAgain: again}, err
+			}
+		}
+	}
+	phase := migration.RestorePhase{Indices: len(p.Indices)}
+	recovered := map[string]int{}
+	for _, r := range recoveries {
+		if !r.Primary || r.Type != "SNAPSHOT" || r.Snapshot != name {
+			continue
+		}
+		phase.Shards++
+		phase.ReusedBytes += r.ReusedBytes
+		phase.RecoveredBytes += r.RecoveredBytes
+		out.TotalBytes += r.TotalBytes - r.ReusedBytes
+		if r.Stage == "DONE" {
+			recovered[r.Index]++
+		}
+	}
+	out.Bytes, out.Percent = phase.RecoveredBytes, percent(phase.RecoveredBytes, out.TotalBytes)
+	for _, x := range p.Indices {
+		if recovered[x.Name] < x.Shards || started[x.Name] < x.Shards {
+			return out, nil
+		}
+	}
+	phase.Bytes = phase.RecoveredBytes
+	phase.Seconds = seconds(in.StartedAt, s.Clock.Now())
+	out.Done, out.Percent, out.Restore = true, 100, &phase
+	return out, nil
+}
+
+// unassigned tells a shard that waits its turn from one whose restore was cut off by a lost node (start again) and from one
+// that the domain has given up (fault with its reason).
+func (s PollStatus) unassigned(ctx context.Context, domain PollStatusDomain, p migration.Plan, sh cluster.Shard) (startAgain bool, err error) {
+	switch sh.UnassignedReason {
+	case "CLUSTER_RECOVERED", "NODE_LEFT":
+		return true, nil
+	case "ALLOCATION_FAILED", "EXISTING_INDEX_RESTORED", "NEW_INDEX_RESTORED":
+	default:
+		return false, nil
+	}
+	why, err := domain.ExplainAllocation(ctx, sh.Index, sh.Shard, true)
+	if err != nil {
+		return false, err
+	}
+	// The deciders' words for "no further attempt will be made" (RestoreInProgressAllocationDecider, MaxRetryAllocationDecider).
+	for _, final := range []string{"in order to retry", "exceeded the maximum number of retries"} {
+		if strings.Contains(why, final) {
+			return false, fault.Newf(fault.RestoreFailed, "restore shard "+fmt.Sprintf("%s[%d]", sh.Index, sh.Shard), p.Spec.Destination.Endpoint, "%s", why)
+		}
+	}
+	return false, nil
+}

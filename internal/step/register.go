@@ -1,0 +1,108 @@
+package step
+
+import (
+	"context"
+
+	"github.com/domainferry/domainferry/internal/cluster"
+	"github.com/domainferry/domainferry/internal/fault"
+	"github.com/domainferry/domainferry/internal/journal"
+	"github.com/domainferry/domainferry/internal/migration"
+)
+
+// RegisterInput names the migration.
+type RegisterInput struct {
+	Migration string `json:"migration"`
+	Execution string `json:"execution"`
+}
+
+// RegisterOutput says what was done on each side: "registered", "unchanged".
+type RegisterOutput struct {
+	Repository  string `json:"repository"`
+	Source      string `json:"source"`
+	Destination string `json:"destination"`
+}
+
+// RegisterDomain is what register asks of a domain.
+type RegisterDomain interface {
+	Repository(ctx context.Context, name string) (cluster.Repository, bool, error)
+	PutRepository(ctx context.Context, name string, r cluster.Repository) error
+}
+
+// Register registers the snapshot repository on both domains, read-only at the destination.
+type Register struct {
+	Journal *journal.Store
+	Domain  func(migration.Endpoint) RegisterDomain
+}
+
+// Run is the state Register.
+func (s Register) Run(ctx context.Context, in RegisterInput) (RegisterOutput, error) {
+	_, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	if err != nil {
+		return RegisterOutput{}, err
+	}
+	out := RegisterOutput{Repository: p.Spec.RepositoryName()}
+	if out.Source, err = s.register(ctx, p.Spec.Source, out.Repository, false); err != nil {
+		return out, err
+	}
+	out.Destination, err = s.register(ctx, p.Spec.Destination, out.Repository, true)
+	return out, err
+}
+
+// anyRegion is the endpoint that reaches buckets of every Region; Amazon documents it for buckets in us-east-1 and in another
+// Region than the domain's (snapshots.md 3.4).
+const anyRegion = "s3.amazonaws.com"
+
+func (s Register) register(ctx context.Context, e migration.Endpoint, name string, readonly bool) (string, error) {
+	domain := s.Domain(e)
+	want := map[string]string{"bucket": e.Repository.Bucket, "role_arn": e.Repository.RoleARN}
+	if e.Repository.BasePath != "" {
+		want["base_path"] = e.Repository.BasePath
+	}
+	if readonly {
+		want["readonly"] = "true"
+	}
+	existing, found, err := domain.Repository(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	if found {
+		if same(existing, want, e.Repository.Region) {
+			return "unchanged", nil
+		}
+		return "", fault.Newf(fault.RepositoryRefused, "register repository "+name, e.Endpoint,
+			"a repository of that name exists with other settings (bucket %q, base path %q, read-only %q)",
+			existing.Settings["bucket"], existing.Settings["base_path"], existing.Settings["readonly"]).
+			WithHint("Choose another migration name, or delete that repository's registration (DELETE _snapshot/%s; its objects stay) if nothing uses it.", name)
+	}
+	want["region"] = e.Repository.Region
+	err = domain.PutRepository(ctx, name, cluster.Repository{Type: "s3", Settings: want})
+	if err == nil || fault.Retryable(err) || fault.Is(err, fault.AccessDenied) {
+		return "registered", err
+	}
+	delete(want, "region")
+	want["endpoint"] = anyRegion
+	if byEndpoint := domain.PutRepository(ctx, name, cluster.Repository{Type: "s3", Settings: want}); byEndpoint != nil {
+		if fault.Retryable(byEndpoint) {
+			return "", byEndpoint
+		}
+		return "", fault.Newf(fault.RepositoryRefused, "register repository "+name, e.Endpoint, "with region %s: %w; with endpoint %s: %w", e.Repository.Region, err, anyRegion, byEndpoint)
+	}
+	return "registered", nil
+}
+
+// same compares what identifies a repository. Where it was reached, by region or by endpoint, is the domain's business, and
+// rates may have been tuned by the operator.
+func same(r cluster.Repository, want map[string]string, region string) bool {
+	if r.Type != "s3" {
+		return false
+	}
+	for _, k := range []string{"bucket", "base_path", "role_arn"} {
+		if r.Settings[k] != want[k] {
+			return false
+		}
+	}
+	if (r.Settings["readonly"] == "true") != (want["readonly"] == "true") {
+		return false
+	}
+	return r.Settings["region"] == region || r.Settings["region"] == "" && r.Settings["endpoint"] == anyRegion
+}

@@ -1,0 +1,170 @@
+package step
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/domainferry/domainferry/internal/cluster"
+	"github.com/domainferry/domainferry/internal/fault"
+	"github.com/domainferry/domainferry/internal/journal"
+	"github.com/domainferry/domainferry/internal/migration"
+)
+
+// RestoreOutput says whether the round's restore runs (or ran).
+type RestoreOutput struct {
+	Accepted    bool      `json:"accepted"`
+	StartedAt   time.Time `json:"startedAt"`
+	WaitSeconds int       `json:"waitSeconds"`
+	Waiting     string    `json:"waiting,omitempty"`
+	Indices     int       `json:"indices"` // that this call asked to restore
+}
+
+// RestoreDomain is what starting a restore asks of the destination.
+type RestoreDomain interface {
+	Indices(context.Context) ([]cluster.Index, error)
+	Recoveries(ctx context.Context, indices ...string) ([]cluster.ShardRecovery, error)
+	Shards(ctx context.Context, indices ...string) ([]cluster.Shard, error)
+	Close(ctx context.Context, indices ...string) error
+	Restore(ctx context.Context, repository, snapshot string, r cluster.RestoreRequest) error
+}
+
+// Restore restores the round's snapshot at the destination: new indices as they are, existing copies over themselves after
+// closing them, so that only segments that differ move.
+type Restore struct {
+	Journal *journal.Store
+	Domain  func(migration.Endpoint) RestoreDomain
+	Clock   Clock
+}
+
+// ignoredSettings must not travel: allocation rules name the source's nodes, blocks are our own freeze, and lifecycle policies
+// would act on a copy by its age.
+var ignoredSettings = []string{
+	"index.routing.allocation.*", "index.blocks.*", "index.lifecycle.*", "index.plugins.index_state_management.*",
+	"index.opendistro.index_state_management.*",
+}
+
+// Run is the state StartRestore.
+func (s Restore) Run(ctx context.Context, in RoundInput) (RestoreOutput, error) {
+	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	if err != nil {
+		return RestoreOutput{}, err
+	}
+	out := RestoreOutput{StartedAt: s.Clock.Now()}
+	domain := s.Domain(p.Spec.Destination)
+	snapshot := migration.SnapshotName(in.Migration, in.Round)
+	list, err := domain.Indices(ctx)
+	if err != nil {
+		return out, err
+	}
+	todo, open, err := s.outstanding(ctx, domain, p, j, snapshot, byName(list))
+	if err != nil || len(todo) == 0 {
+		out.Accepted = err == nil
+		return out, err
+	}
+	if len(open) > 0 {
+		if err := domain.Close(ctx, open...); err != nil {
+			return s.busy(in, out, err)
+		}
+	}
+	err = domain.Restore(ctx, p.Spec.RepositoryName(), snapshot, cluster.RestoreRequest{
+		Indices: todo, IncludeAliases: in.Final, IgnoreSettings: ignoredSettings,
+		Settings: map[string]any{
+			"index.number_of_replicas": 0, "index.auto_expand_replicas": "false", "index.refresh_interval": "-1", "index.blocks.write": true,
+		},
+	})
+	if err != nil {
+		return s.busy(in, out, err)
+	}
+	out.Accepted, out.Indices = true, len(todo)
+	return out, nil
+}
+
+// busy turns "another snapshot or restore holds the index" into waiting; the domain's hourly snapshot is such a one.
+func (s Restore) busy(in RoundInput, out RestoreOutput, err error) (RestoreOutput, error) {
+	if !fault.Is(err, fault.Busy) {
+		return out, err
+	}
+	out.WaitSeconds, out.Waiting = 2, err.Error()
+	if in.Final {
+		out.WaitSeconds = 1
+	}
+	return out, nil
+}
+
+// outstanding lists the planned indices that are not yet restored, or being restored, from the snapshot, and those of them that
+// are open and must be closed first. Names that are about to be created are recorded before.
+func (s Restore) outstanding(ctx context.Context, domain RestoreDomain, p migration.Plan, j *journal.Journal, snapshot string, there map[string]cluster.Index) (todo, open []string, err error) {
+	copies, err := j.Copies(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	var created, candidates []string
+	for _, name := range p.Names() {
+		x, exists := there[name]
+		own := slices.Contains(copies.Indices, name)
+		switch {
+		case exists && !own:
+			return nil, nil, fault.Newf(fault.DestinationOccupied, "restore index "+name, p.Spec.Destination.Endpoint, "an index of that name exists and was not made by this migration")
+		case !own:
+			created = append(created, name)
+		}
+		if exists && x.Open {
+			candidates = append(candidates, name)
+		} else {
+			todo = append(todo, name)
+		}
+	}
+	if len(created) > 0 {
+		copies.Indices = append(copies.Indices, created...)
+		slices.Sort(copies.Indices)
+		if err := j.SaveCopies(ctx, copies); err != nil {
+			return nil, nil, err
+		}
+	}
+	if len(candidates) == 0 {
+		return todo, nil, nil
+	}
+	under, err := s.underWay(ctx, domain, p, snapshot, candidates)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range candidates {
+		if !under[name] {
+			open = append(open, name)
+			todo = append(todo, name)
+		}
+	}
+	slices.Sort(todo)
+	return todo, open, nil
+}
+
+// underWay finds the open indices of which every primary is being recovered, or was recovered, from the snapshot. A shard that
+// still queues has no recovery yet; then closing the index is refused as busy and the step asks again later.
+func (s Restore) underWay(ctx context.Context, domain RestoreDomain, p migration.Plan, snapshot string, names []string) (map[string]bool, error) {
+	recoveries, err := domain.Recoveries(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	shards, err := domain.Shards(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	count := map[string]int{}
+	for _, r := range recoveries {
+		if r.Primary && r.Type == "SNAPSHOT" && r.Snapshot == snapshot {
+			count[r.Index]++
+		}
+	}
+	lost := map[string]bool{}
+	for _, sh := range shards {
+		if sh.Primary && sh.State == "UNASSIGNED" {
+			lost[sh.Index] = true
+		}
+	}
+	under := map[string]bool{}
+	for _, x := range p.Indices {
+		under[x.Name] = count[x.Name] >= x.Shards && !lost[x.Name]
+	}
+	return under, nil
+}

@@ -1,0 +1,172 @@
+package step
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/domainferry/domainferry/internal/cluster"
+	"github.com/domainferry/domainferry/internal/fault"
+	"github.com/domainferry/domainferry/internal/journal"
+	"github.com/domainferry/domainferry/internal/migration"
+)
+
+// SnapshotOutput says whether the round's snapshot runs (or ran).
+type SnapshotOutput struct {
+	Accepted    bool      `json:"accepted"`
+	Round       int       `json:"round"`
+	Snapshot    string    `json:"snapshot"`
+	StartedAt   time.Time `json:"startedAt"`
+	WaitSeconds int       `json:"waitSeconds"` // when another snapshot is in the way
+	Waiting     string    `json:"waiting,omitempty"`
+}
+
+// SnapshotDomain is what starting a snapshot asks of the source.
+type SnapshotDomain interface {
+	Indices(context.Context) ([]cluster.Index, error)
+	SequenceNumbers(ctx context.Context, indices ...string) (map[string][]cluster.ShardSequence, error)
+	SnapshotTaker
+}
+
+// SnapshotTaker takes snapshots.
+type SnapshotTaker interface {
+	Snapshot(ctx context.Context, repository, name string) (cluster.Snapshot, bool, error)
+	RunningSnapshots(context.Context) ([]cluster.RunningSnapshot, error)
+	CreateSnapshot(ctx context.Context, repository, name string, r cluster.SnapshotRequest) error
+	DeleteSnapshot(ctx context.Context, repository, name string) error
+}
+
+// Snapshot starts the round's snapshot, once.
+type Snapshot struct {
+	Journal *journal.Store
+	Domain  func(migration.Endpoint) SnapshotDomain
+	Clock   Clock
+}
+
+// Run is the state StartSnapshot. It looks for a snapshot of the round's name before it asks for one, and records the source's
+// global checkpoints before that, so that the snapshot can be the base of a replay.
+func (s Snapshot) Run(ctx context.Context, in RoundInput) (SnapshotOutput, error) {
+	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	if err != nil {
+		return SnapshotOutput{}, err
+	}
+	if in.Round == 0 {
+		if in.Round, err = nextRound(ctx, j); err != nil {
+			return SnapshotOutput{}, err
+		}
+	}
+	domain := s.Domain(p.Spec.Source)
+	out := SnapshotOutput{Round: in.Round, Snapshot: migration.SnapshotName(in.Migration, in.Round), StartedAt: s.Clock.Now()}
+	existing, found, err := domain.Snapshot(ctx, p.Spec.RepositoryName(), out.Snapshot)
+	if err != nil {
+		return out, err
+	}
+	switch {
+	case found && (existing.State == cluster.SnapshotSuccess || existing.State == cluster.SnapshotInProgress):
+		out.Accepted, out.StartedAt = true, existing.StartTime
+		return out, nil
+	case found:
+		// Partial or failed in an earlier execution, and by its name our own: taken again, once the operator has mended the shards.
+		if err := domain.DeleteSnapshot(ctx, p.Spec.RepositoryName(), out.Snapshot); err != nil {
+			return out, err
+		}
+	}
+	if err := checkPresent(ctx, domain, p); err != nil {
+		return out, err
+	}
+	deadline := s.Clock.Now().Add(longPoll)
+	for {
+		busy, err := otherSnapshot(ctx, domain, out.Snapshot)
+		if err != nil {
+			return out, err
+		}
+		if busy == "" {
+			break
+		}
+		out.Waiting = busy
+		if !in.Final {
+			out.WaitSeconds = 5
+			return out, nil
+		}
+		if s.Clock.Now().After(deadline) {
+			return out, nil
+		}
+		if err := s.Clock.Sleep(ctx, 200*time.Millisecond); err != nil {
+			return out, err
+		}
+	}
+	if err := s.recordCheckpoints(ctx, j, domain, p, in.Round); err != nil {
+		return out, err
+	}
+	err = domain.CreateSnapshot(ctx, p.Spec.RepositoryName(), out.Snapshot, cluster.SnapshotRequest{
+		Indices: p.Names(), Metadata: map[string]any{"taken_by": "domain-ferry", "migration": in.Migration},
+	})
+	if fault.Is(err, fault.Busy) {
+		out.Waiting, out.WaitSeconds = "another snapshot", 5
+		if in.Final {
+			out.WaitSeconds = 0
+		}
+		return out, nil
+	}
+	out.Accepted = err == nil
+	return out, err
+}
+
+func nextRound(ctx context.Context, j *journal.Journal) (int, error) {
+	rounds, err := j.Rounds(ctx)
+	if err != nil || len(rounds) == 0 {
+		return 1, err
+	}
+	return rounds[len(rounds)-1].Number + 1, nil
+}
+
+// checkPresent faults when planned indices are gone or closed; the engine would refuse the snapshot with less to say.
+func checkPresent(ctx context.Context, domain SnapshotDomain, p migration.Plan) error {
+	list, err := domain.Indices(ctx)
+	if err != nil {
+		return err
+	}
+	there := byName(list)
+	var gone []string
+	for _, name := range p.Names() {
+		if x, ok := there[name]; !ok || !x.Open {
+			gone = append(gone, name)
+		}
+	}
+	if len(gone) > 0 {
+		return fault.Newf(fault.IndicesChanged, "snapshot the planned indices", p.Spec.Source.Endpoint, "gone or closed since the plan: %s", strings.Join(gone, ", "))
+	}
+	return nil
+}
+
+// otherSnapshot names a running snapshot that is not ours, or "". Amazon's hourly one counts: a domain takes one at a time.
+func otherSnapshot(ctx context.Context, domain SnapshotDomain, own string) (string, error) {
+	running, err := domain.RunningSnapshots(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, r := range running {
+		if r.Name != own {
+			return r.Repository + "/" + r.Name, nil
+		}
+	}
+	return "", nil
+}
+
+func (s Snapshot) recordCheckpoints(ctx context.Context, j *journal.Journal, domain SnapshotDomain, p migration.Plan, round int) error {
+	sequences, err := domain.SequenceNumbers(ctx, p.Names()...)
+	if err != nil {
+		return err
+	}
+	c := journal.Checkpoints{Round: round, ReadAt: s.Clock.Now(), PerShard: map[string][]int64{}}
+	for _, x := range p.Indices {
+		shards := sequences[x.Name]
+		if len(shards) != x.Shards {
+			return fault.Newf(fault.Unavailable, "read the global checkpoints of index "+x.Name, p.Spec.Source.Endpoint, "%d of %d primary shards answered", len(shards), x.Shards)
+		}
+		for _, sh := range shards {
+			c.PerShard[x.Name] = append(c.PerShard[x.Name], sh.GlobalCheckpoint)
+		}
+	}
+	return j.RecordCheckpoints(ctx, c)
+}

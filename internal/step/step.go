@@ -1,0 +1,81 @@
+// Package step holds one file for every state of the state machines: its input, its output and its Run. A step decides nothing
+// that the engines or the journal cannot be asked again: each may run twice, be killed anywhere, or be answered 504.
+package step
+
+import (
+	"context"
+	"time"
+
+	"github.com/domainferry/domainferry/internal/cluster"
+	"github.com/domainferry/domainferry/internal/fault"
+	"github.com/domainferry/domainferry/internal/journal"
+	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/s3copy"
+)
+
+// Clock is the time of the steps. Sleep returns early with the context's error.
+type Clock interface {
+	Now() time.Time
+	Sleep(context.Context, time.Duration) error
+}
+
+// WallClock is the Clock of a deployment.
+type WallClock struct{}
+
+// Now is time.Now in UTC.
+func (WallClock) Now() time.Time { return time.Now().UTC() }
+
+// Sleep waits for d or for ctx.
+func (WallClock) Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// longPoll is how long a step inside the freeze waits for something before it answers "not yet": a Wait state would cost a
+// second of write downtime each time.
+const longPoll = 20 * time.Second
+
+// RoundInput is what every step of a round is given.
+type RoundInput struct {
+	Migration string `json:"migration"`
+	Round     int    `json:"round"`
+	Final     bool   `json:"final"`
+	Execution string `json:"execution"` // of the migration; empty when a schedule started the round alone
+}
+
+func seconds(from, to time.Time) float64 {
+	return float64(to.Sub(from).Milliseconds()) / 1000
+}
+
+func location(e migration.Endpoint) s3copy.Location {
+	return s3copy.Location{Bucket: e.Repository.Bucket, Prefix: e.Repository.BasePath}
+}
+
+func engine(v cluster.Version) migration.Engine {
+	return migration.Engine{Distribution: v.Distribution, Major: v.Major, Minor: v.Minor, Patch: v.Patch}
+}
+
+// plan opens the journal of a migration and reads its plan.
+func plan(ctx context.Context, store *journal.Store, name, execution string) (*journal.Journal, migration.Plan, error) {
+	if name == "" {
+		return nil, migration.Plan{}, fault.Newf(fault.InvalidInput, "read the step's input", "$.migration", "is missing")
+	}
+	j := store.Migration(name)
+	p, err := j.Plan(ctx, execution)
+	return j, p, err
+}
+
+// byName indexes a domain's list of indices.
+func byName(list []cluster.Index) map[string]cluster.Index {
+	m := make(map[string]cluster.Index, len(list))
+	for _, x := range list {
+		m[x.Name] = x
+	}
+	return m
+}

@@ -1,0 +1,211 @@
+package step
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/domainferry/domainferry/internal/cluster"
+	"github.com/domainferry/domainferry/internal/fault"
+	"github.com/domainferry/domainferry/internal/journal"
+	"github.com/domainferry/domainferry/internal/migration"
+)
+
+// ThawInput comes from the workflow (all three) or from the rule on failed, timed-out and stopped executions (the execution
+// alone).
+type ThawInput struct {
+	Migration string   `json:"migration"`
+	Execution string   `json:"execution"`
+	Failure   *Failure `json:"failure"`
+}
+
+// Failure is what a Catch gives: the error that ended the cut-over.
+type Failure struct {
+	Error string `json:"Error"`
+	Cause string `json:"Cause"`
+}
+
+// ThawOutput says who takes writes now, and the error with which the execution ends.
+type ThawOutput struct {
+	State   journal.FreezeState `json:"state"`
+	Indices []string            `json:"indices"` // given back by this call
+	Error   string              `json:"error"`
+	Cause   string              `json:"cause"`
+}
+
+// ThawDomain is what giving writes back asks of a domain.
+type ThawDomain interface {
+	Indices(context.Context) ([]cluster.Index, error)
+	UpdateSettings(ctx context.Context, settings map[string]any, indices ...string) error
+	AddWriteBlock(ctx context.Context, indices ...string) error
+	SequenceNumbers(ctx context.Context, indices ...string) (map[string][]cluster.ShardSequence, error)
+}
+
+// Thaw gives writes back at the source, as the blocks were before. It does nothing when this execution froze nothing, when
+// writes are back already, and when the verified destination has taken over.
+type Thaw struct {
+	Journal *journal.Store
+	Domain  func(migration.Endpoint) ThawDomain
+	Clock   Clock
+}
+
+// Run is the state Thaw and the target of the rule.
+func (s Thaw) Run(ctx context.Context, in ThawInput) (ThawOutput, error) {
+	out := ThawOutput{State: journal.Thawed, Indices: []string{}, Error: string(fault.Unclassified)}
+	if in.Migration == "" {
+		owner, found, err := s.Journal.Owner(ctx, in.Execution)
+		if err != nil {
+			return out, err
+		}
+		if !found {
+			return out.explain(in.Failure, "the execution never got past preflight; nothing was stopped"), nil
+		}
+		in.Migration = owner.Migration
+	}
+	j := s.Journal.Migration(in.Migration)
+	f, found, err := j.Freeze(ctx)
+	if err != nil {
+		return out, err
+	}
+	if !found || f.Execution != in.Execution {
+		return out.explain(in.Failure, "this execution had not stopped any writes"), nil
+	}
+	if f.State == journal.Thawed || f.State == journal.HandedOver {
+		out.State = f.State
+		return out.explain(in.Failure, stateText(f)), nil
+	}
+	p, err := j.Plan(ctx, "")
+	if err != nil {
+		return out, err
+	}
+	if f.State == journal.HandingOver {
+		accepted, err := s.destinationAccepted(ctx, p)
+		if err != nil {
+			return out, err
+		}
+		if accepted {
+			return s.goForward(ctx, j, p, f, in.Failure)
+		}
+	}
+	if out.Indices, err = s.giveBack(ctx, p, f); err != nil {
+		return out, err
+	}
+	f.State, f.EndedAt = journal.Thawed, s.Clock.Now()
+	return out.explain(in.Failure, stateText(f)), j.SaveFreeze(ctx, f)
+}
+
+func stateText(f journal.Freeze) string {
+	if f.State == journal.HandedOver {
+		return "the verified destination takes writes since " + f.EndedAt.Format("15:04:05Z") + "; the source stays blocked on purpose"
+	}
+	return fmt.Sprintf("the source takes writes again since %s (stopped at %s); nothing is lost and the destination stays warm for the next execution",
+		f.EndedAt.Format("15:04:05Z"), f.StartedAt.Format("15:04:05Z"))
+}
+
+// giveBack sets every block to what it was, index by index value, leaving out indices that are gone.
+func (s Thaw) giveBack(ctx context.Context, p migration.Plan, f journal.Freeze) ([]string, error) {
+	domain := s.Domain(p.Spec.Source)
+	list, err := domain.Indices(ctx)
+	if err != nil {
+		return nil, err
+	}
+	there := byName(list)
+	groups := map[string][]string{}
+	for _, name := range slices.Sorted(maps.Keys(f.Before)) {
+		if _, ok := there[name]; ok {
+			groups[f.Before[name]] = append(groups[f.Before[name]], name)
+		}
+	}
+	back := []string{}
+	for _, value := range slices.Sorted(maps.Keys(groups)) {
+		var setting any
+		if value != "" {
+			setting = value
+		}
+		if err := domain.UpdateSettings(ctx, map[string]any{"index.blocks.write": setting}, groups[value]...); err != nil {
+			return back, err
+		}
+		back = append(back, groups[value]...)
+	}
+	return back, nil
+}
+
+// destinationAccepted blocks the destination again and reports whether it took a write while it was being opened: then the
+// source no longer has everything and must not be opened.
+func (s Thaw) destinationAccepted(ctx context.Context, p migration.Plan) (bool, error) {
+	destination := s.Domain(p.Spec.Destination)
+	if err := destination.AddWriteBlock(ctx, p.Names()...); err != nil {
+		return false, err
+	}
+	here, err := destination.SequenceNumbers(ctx, p.Names()...)
+	if err != nil {
+		return false, err
+	}
+	there, err := s.Domain(p.Spec.Source).SequenceNumbers(ctx, p.Names()...)
+	if err != nil {
+		return false, err
+	}
+	for _, x := range p.Indices {
+		if !slices.EqualFunc(here[x.Name], there[x.Name], func(a, b cluster.ShardSequence) bool { return a.Shard == b.Shard && a.MaxSeqNo == b.MaxSeqNo }) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// goForward opens the destination, which has acknowledged writes that the source does not have.
+func (s Thaw) goForward(ctx context.Context, j *journal.Journal, p migration.Plan, f journal.Freeze, failure *Failure) (ThawOutput, error) {
+	out := ThawOutput{State: journal.HandedOver, Indices: []string{}, Error: string(fault.Unclassified)}
+	if err := s.Domain(p.Spec.Destination).UpdateSettings(ctx, map[string]any{"index.blocks.write": nil}, p.Names()...); err != nil {
+		return out, err
+	}
+	f.State, f.EndedAt = journal.HandedOver, s.Clock.Now()
+	return out.explain(failure, stateText(f)), j.SaveFreeze(ctx, f)
+}
+
+// explain fills in the error with which the execution ends: the innermost one, in words, and who takes writes.
+func (o ThawOutput) explain(f *Failure, state string) ThawOutput {
+	o.Cause = "State of writes: " + state
+	if f == nil {
+		return o
+	}
+	name, cause := innermost(*f)
+	o.Error = name
+	o.Cause = shorten(cause, 24<<10) + "\n" + o.Cause
+	return o
+}
+
+// shorten keeps a cause under the service's limit of 32,768 characters.
+func shorten(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return s[:most] + "..."
+}
+
+// innermost unwraps the causes that Step Functions nests: a failed child execution gives the JSON of DescribeExecution, a
+// failed Lambda that of its error.
+func innermost(f Failure) (name, cause string) {
+	for range 5 {
+		var inner struct {
+			Error        string `json:"Error"`
+			Cause        string `json:"Cause"`
+			ErrorType    string `json:"errorType"`
+			ErrorMessage string `json:"errorMessage"`
+		}
+		if json.Unmarshal([]byte(f.Cause), &inner) != nil {
+			break
+		}
+		switch {
+		case inner.Error != "":
+			f = Failure{inner.Error, inner.Cause}
+		case inner.ErrorType != "":
+			return inner.ErrorType, inner.ErrorMessage
+		default:
+			return f.Error, f.Cause
+		}
+	}
+	return f.Error, f.Cause
+}

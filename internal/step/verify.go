@@ -1,0 +1,202 @@
+package step
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"strings"
+
+	"github.com/domainferry/domainferry/internal/cluster"
+	"github.com/domainferry/domainferry/internal/fault"
+	"github.com/domainferry/domainferry/internal/journal"
+	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/verify"
+)
+
+// VerifyInput is the final round.
+type VerifyInput struct {
+	Migration string `json:"migration"`
+	Round     int    `json:"round"`
+	Execution string `json:"execution"`
+}
+
+// VerifyOutput is the verdict; the checks are in the journal.
+type VerifyOutput struct {
+	Verdict migration.Verdict `json:"verdict"`
+	Checks  int               `json:"checks"`
+	Seconds float64           `json:"seconds"`
+}
+
+// VerifyDomain is what verification reads of a domain.
+type VerifyDomain interface {
+	Refresh(ctx context.Context, indices ...string) error
+	SequenceNumbers(ctx context.Context, indices ...string) (map[string][]cluster.ShardSequence, error)
+	Shards(ctx context.Context, indices ...string) ([]cluster.Shard, error)
+	VerifyDescriptions
+	VerifyDocuments
+}
+
+// VerifyDescriptions is how a domain describes its indices.
+type VerifyDescriptions interface {
+	IndexSettings(ctx context.Context, indices ...string) (map[string]map[string]string, error)
+	Mappings(ctx context.Context, indices ...string) (map[string]json.RawMessage, error)
+	Aliases(ctx context.Context, indices ...string) (map[string]map[string]json.RawMessage, error)
+}
+
+// VerifyDocuments is how single documents are read.
+type VerifyDocuments interface {
+	Count(ctx context.Context, index string) (int64, error)
+	SampleDocuments(ctx context.Context, index string, n int, seed int64) ([]cluster.Document, error)
+	GetDocuments(ctx context.Context, index string, keys []cluster.DocumentKey) ([]cluster.Document, error)
+}
+
+// Verify compares the frozen source with the restored destination. It is bounded, because writes stand still meanwhile: the
+// documents sampled are few, everything else is one request for many indices.
+type Verify struct {
+	Journal *journal.Store
+	Domain  func(migration.Endpoint) VerifyDomain
+	Clock   Clock
+}
+
+const (
+	samplesPerIndex = 40
+	samplesInAll    = 400
+)
+
+// Run is the state Verify.
+func (s Verify) Run(ctx context.Context, in VerifyInput) (VerifyOutput, error) {
+	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	if err != nil {
+		return VerifyOutput{}, err
+	}
+	v := migration.Verification{StartedAt: s.Clock.Now()}
+	source, destination := s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination)
+	from, err := describe(ctx, source, p)
+	if err != nil {
+		return VerifyOutput{}, err
+	}
+	to, err := describe(ctx, destination, p)
+	if err != nil {
+		return VerifyOutput{}, err
+	}
+	samples := max(1, min(samplesPerIndex, samplesInAll/len(p.Indices)))
+	for i, x := range p.Indices {
+		a, b := from[x.Name], to[x.Name]
+		if a.Present && b.Present && b.Started && i < samplesInAll {
+			if a.Samples, b.Samples, err = sample(ctx, source, destination, x.Name, samples); err != nil {
+				return VerifyOutput{}, err
+			}
+		}
+		v.Checks = append(v.Checks, verify.Compare(x.Name, a, b)...)
+	}
+	v.Verdict = migration.Judge(v.Checks)
+	v.Seconds = seconds(v.StartedAt, s.Clock.Now())
+	if err := j.SaveDocument(ctx, journal.VerificationFile, v); err != nil {
+		return VerifyOutput{}, err
+	}
+	out := VerifyOutput{Verdict: v.Verdict, Checks: len(v.Checks), Seconds: v.Seconds}
+	if v.Verdict == migration.Failed {
+		return out, fault.Newf(fault.VerificationFailed, "verify migration "+in.Migration, p.Spec.Destination.Endpoint, "%s", broken(v.Checks))
+	}
+	return out, nil
+}
+
+func broken(checks []migration.Check) string {
+	var lines []string
+	for _, c := range checks {
+		if c.Outcome == migration.Broken || c.Outcome == migration.Unknown {
+			lines = append(lines, fmt.Sprintf("%s of index %s: %s (%s)", c.Name, c.Index, c.Outcome, c.Evidence))
+		}
+	}
+	return strings.Join(bounded(lines), "; ")
+}
+
+// describe reads one side of every planned index. The refresh makes counts include the last writes before the freeze.
+func describe(ctx context.Context, domain VerifyDomain, p migration.Plan) (map[string]verify.Index, error) {
+	names := p.Names()
+	if err := domain.Refresh(ctx, names...); err != nil {
+		return nil, err
+	}
+	sequences, err := domain.SequenceNumbers(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	shards, err := domain.Shards(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	settings, err := domain.IndexSettings(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	mappings, err := domain.Mappings(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	aliases, err := domain.Aliases(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	started := map[string]int{}
+	for _, sh := range shards {
+		if sh.Primary && (sh.State == "STARTED" || sh.State == "RELOCATING") {
+			started[sh.Index]++
+		}
+	}
+	side := map[string]verify.Index{}
+	for _, x := range p.Indices {
+		v := verify.Index{Aliases: aliases[x.Name], Mapping: mappings[x.Name], Settings: settings[x.Name]}
+		v.Present = v.Settings != nil
+		v.Started = started[x.Name] >= x.Shards && len(sequences[x.Name]) == x.Shards
+		for _, q := range sequences[x.Name] {
+			v.MaxSeqNo = append(v.MaxSeqNo, q.MaxSeqNo)
+		}
+		if v.Present && v.Started {
+			if v.Docs, err = domain.Count(ctx, x.Name); err != nil {
+				return nil, err
+			}
+		}
+		side[x.Name] = v
+	}
+	return side, nil
+}
+
+// sample hashes some documents of the source and the same ones at the destination. The seed is the index's name, so that a
+// repeated verification looks at the same documents.
+func sample(ctx context.Context, source, destination VerifyDocuments, index string, n int) (from, to map[string]string, err error) {
+	h := fnv.New32a()
+	h.Write([]byte(index))
+	documents, err := source.SampleDocuments(ctx, index, n, int64(h.Sum32()))
+	if err != nil {
+		return nil, nil, err
+	}
+	keys := make([]cluster.DocumentKey, len(documents))
+	for i, d := range documents {
+		keys[i] = d.DocumentKey
+	}
+	if from, err = digests(documents); err != nil || len(keys) == 0 {
+		return from, from, err
+	}
+	copies, err := destination.GetDocuments(ctx, index, keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	to, err = digests(copies)
+	return from, to, err
+}
+
+func digests(documents []cluster.Document) (map[string]string, error) {
+	m := map[string]string{}
+	for _, d := range documents {
+		if !d.Found {
+			continue
+		}
+		digest, err := verify.Digest(d.ID, d.Routing, d.Version, d.Source)
+		if err != nil {
+			return nil, fault.New(fault.Unclassified, "hash a sampled document", d.ID, err)
+		}
+		m[d.ID+"/"+d.Routing] = digest
+	}
+	return m, nil
+}

@@ -1,0 +1,21 @@
+// Command copy is the Lambda that copies one key range between the buckets (internal/step/copy.go).
+package main
+
+import (
+	"context"
+	"log"
+
+	"github.com/domainferry/domainferry/internal/clients"
+	"github.com/domainferry/domainferry/internal/lambdahost"
+	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/step"
+)
+
+func main() {
+	c, err := clients.FromEnvironment(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	copier := func(from, to migration.Repository) step.RangeCopier { return c.Copier(from, to) }
+	lambdahost.Start(step.Copy{Journal: c.Journal, Copier: copier, Clock: step.WallClock{}}.Run)
+}

@@ -1,0 +1,21 @@
+// Command publish-copy is the Lambda that makes a complete copy visible at the destination (internal/step/publish_copy.go).
+package main
+
+import (
+	"context"
+	"log"
+
+	"github.com/domainferry/domainferry/internal/clients"
+	"github.com/domainferry/domainferry/internal/lambdahost"
+	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/step"
+)
+
+func main() {
+	c, err := clients.FromEnvironment(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	copier := func(from, to migration.Repository) step.CopyPublisher { return c.Copier(from, to) }
+	lambdahost.Start(step.PublishCopy{Journal: c.Journal, Copier: copier, Clock: step.WallClock{}}.Run)
+}
