@@ -37,8 +37,8 @@ type Copy struct {
 	Clock   Clock
 }
 
-// copyMargin is kept free before the invocation's deadline, for requests that are under way: copying an object is the longest.
-const copyMargin = 60 * time.Second
+// copyMargin is kept free before the invocation's deadline for answering; the copier keeps its own reserve for requests under way.
+const copyMargin = 5 * time.Second
 
 // Run is the state CopyRange.
 func (s Copy) Run(ctx context.Context, in CopyInput) (CopyInput, error) {

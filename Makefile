@@ -1,0 +1,81 @@
+# Two commands are enough for a newcomer: make rehearsal, make test. `make help` lists the rest.
+# Everything is built by Go, Node, Maven and pip through their own registries; versions are pinned in go.mod and below tools/.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+functions := $(sort $(notdir $(patsubst %/,%,$(wildcard lambdas/*/))))
+lambda_flags := -tags lambda.norpc -trimpath -buildvcs=false
+node_tools := tools/validators
+staticcheck := go tool -modfile=tools/staticcheck/go.mod staticcheck
+
+# All at once, so that go builds what they share once; by way of a folder of this very run, so that two runs do not meet in it.
+# $(1): folder, $(2): environment, $(3): more flags.
+define build_lambdas
+@set -eu; mkdir -p $(1); new="$$(mktemp -d $(1)/.new.XXXXXX)"; trap 'rm -rf "$$new"' EXIT; \
+	echo "$(2) go build $(lambda_flags) $(3) -o $(1)/<name>/bootstrap ./lambdas/..."; \
+	$(2) go build $(lambda_flags) $(3) -o "$$new/" ./lambdas/...; \
+	for f in $(functions); do mkdir -p $(1)/$$f; mv "$$new/$$f" $(1)/$$f/bootstrap; done
+endef
+
+# The CDK says at every start that Node 20 is past its end, and asks the network for notices; neither helps a build.
+export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION ?= 20
+export CDK_DISABLE_CLI_TELEMETRY ?= true
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: rehearsal
+rehearsal: build ## a whole migration on this machine; ENGINE= SOURCE= DESTINATION= WINDOW= FAULTS= SEED= DATA=
+	go run ./cmd/domainferry rehearse $(strip \
+		$(if $(ENGINE),-engine='$(ENGINE)') $(if $(SOURCE),-source='$(SOURCE)') $(if $(DESTINATION),-destination='$(DESTINATION)') \
+		$(if $(WINDOW),-window='$(WINDOW)') $(if $(FAULTS),-faults='$(FAULTS)') $(if $(SEED),-seed='$(SEED)') $(if $(DATA),-data='$(DATA)'))
+
+.PHONY: local
+local: build ## both domains, S3 and the Step Functions API on this machine, until Ctrl-C; ENGINE= SOURCE= DESTINATION= WINDOW= FAULTS= SEED=
+	go run ./cmd/domainferry local $(strip \
+		$(if $(ENGINE),-engine='$(ENGINE)') $(if $(SOURCE),-source='$(SOURCE)') $(if $(DESTINATION),-destination='$(DESTINATION)') \
+		$(if $(WINDOW),-window='$(WINDOW)') $(if $(FAULTS),-faults='$(FAULTS)') $(if $(SEED),-seed='$(SEED)'))
+
+.PHONY: doctor
+doctor: ## what this machine has, what it lacks and what for
+	go run ./cmd/domainferry doctor
+
+.PHONY: test
+test: build ## every test; without Java, Node or Maven the tests that need them are skipped by name (and fail when CI=true)
+	@if command -v node >/dev/null; then packages=./...; \
+	elif [ "$${CI:-}" = true ]; then echo 'make test: node is missing: the CDK (infra) runs on it' >&2; exit 1; \
+	else echo 'make test: node is missing, infra is skipped: the CDK runs on it' >&2; \
+		packages="$$(go list ./... | grep -v '/infra$$')"; fi; \
+	echo "go test -p 2 -timeout 20m $$packages"; go test -p 2 -timeout 20m $$packages
+
+.PHONY: check
+check: ## gofmt, go vet, staticcheck, import rule, validators of the state machines
+	@echo 'gofmt -l'; unformatted="$$(gofmt -l cmd infra internal lambdas statemachine)"; \
+		if [ -n "$$unformatted" ]; then echo "make check: gofmt -w these: $$unformatted" >&2; exit 1; fi
+	go vet ./...
+	$(staticcheck) ./...
+	go test -timeout 5m ./statemachine
+
+.PHONY: build
+build: ## the Lambdas for this machine, into build/lambdas/<name>/bootstrap
+	@$(if $(functions),,echo 'make build: there are no Lambdas below lambdas/' >&2; exit 1)
+	$(call build_lambdas,build/lambdas,CGO_ENABLED=0,)
+
+.PHONY: dist
+dist: ## the Lambdas for AWS (linux/arm64), into dist/<name>/bootstrap
+	@$(if $(functions),,echo 'make dist: there are no Lambdas below lambdas/' >&2; exit 1)
+	$(call build_lambdas,dist,CGO_ENABLED=0 GOOS=linux GOARCH=arm64,-ldflags '-s -w')
+
+.PHONY: synth
+synth: dist node-tools ## the CloudFormation template, into cdk.out; needs no credentials
+	node $(node_tools)/node_modules/aws-cdk/bin/cdk synth --quiet --no-notices --no-version-reporting
+
+.PHONY: node-tools
+node-tools: # the npm packages of tools/validators, once
+	node $(node_tools)/install.mjs
+
+.PHONY: clean
+clean: ## removes what make made, but not the packages of tools/
+	rm -rf build dist cdk.out

@@ -1,0 +1,42 @@
+// Command infra is the CDK app of Domain Ferry: state machines, Lambdas, journal bucket, roles, rules and alarms of one stage.
+//
+// It reads its Config from the context of cdk.json, takes the Lambdas' binaries from dist/ (make dist) and looks nothing up, so
+// that synth needs no credentials. It imports no internal package but names.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/aws/aws-cdk-go/awscdk/v2"
+	"github.com/aws/jsii-runtime-go"
+
+	"github.com/domainferry/domainferry/internal/names"
+)
+
+func main() {
+	defer jsii.Close()
+	app := awscdk.NewApp(nil)
+	if err := build(app, "dist"); err != nil {
+		fmt.Fprintln(os.Stderr, "infra:", err)
+		jsii.Close()
+		os.Exit(1)
+	}
+	app.Synth(nil)
+}
+
+func build(app awscdk.App, dist string) error {
+	config, err := LoadConfig(app.Node().TryGetContext(jsii.String(contextKey)))
+	if err != nil {
+		return fmt.Errorf("the config in cdk.json is not usable:\n%w", err)
+	}
+	for _, f := range names.Functions() {
+		binary := filepath.Join(dist, f.Name, "bootstrap")
+		if _, err := os.Stat(binary); err != nil {
+			return fmt.Errorf("the binary of function %s is missing; run make dist first: %w", f.Name, err)
+		}
+	}
+	newStack(app, config, dist)
+	return nil
+}

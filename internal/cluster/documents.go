@@ -1,0 +1,121 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+
+	"github.com/domainferry/domainferry/internal/fault"
+)
+
+// DocumentKey finds a document: its routing is needed where it was given at writing.
+type DocumentKey struct{ ID, Routing string }
+
+// Document is a live document.
+type Document struct {
+	DocumentKey
+	Found   bool
+	Version int64
+	Source  json.RawMessage // as stored; nil when not found or when _source is disabled
+}
+
+// MaxSample is the most documents that SampleDocuments returns (the engines' default index.max_result_window).
+const MaxSample = 10_000
+
+type hit struct {
+	ID      string          `json:"_id"`
+	Routing string          `json:"_routing"`
+	Version int64           `json:"_version"`
+	Found   bool            `json:"found"`
+	Source  json.RawMessage `json:"_source"`
+	Error   json.RawMessage `json:"error"`
+}
+
+func (h hit) document() Document {
+	return Document{DocumentKey: DocumentKey{h.ID, h.Routing}, Found: h.Found, Version: h.Version, Source: h.Source}
+}
+
+// SampleDocuments returns up to n documents of an index in an order that seed and the documents' sequence numbers decide. The same
+// seed gives the same documents while nothing is written. Refresh before to see the latest.
+func (c *Client) SampleDocuments(ctx context.Context, index string, n int, seed int64) ([]Document, error) {
+	op := "sample documents of " + excerpt(index, 255)
+	if n <= 0 {
+		return nil, nil
+	}
+	if n > MaxSample {
+		return nil, fault.Newf(fault.InvalidInput, op, c.endpoint, "a sample of %d is larger than %d", n, MaxSample)
+	}
+	var a struct {
+		Shards shardOutcome `json:"_shards"`
+		Hits   struct {
+			Hits []hit `json:"hits"`
+		} `json:"hits"`
+	}
+	body := map[string]any{
+		"size": n, "version": true, "_source": true,
+		"query": map[string]any{"function_score": map[string]any{
+			"query":        map[string]any{"match_all": map[string]any{}},
+			"random_score": map[string]any{"seed": seed, "field": "_seq_no"},
+			"boost_mode":   "replace",
+		}},
+	}
+	err := c.chunked(op, []string{index}, func(path string, _ []string) error {
+		return c.do(ctx, call{op: op, method: "POST", path: path + "/_search", body: body}, &a)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := a.Shards.fault(op, c.endpoint); err != nil {
+		return nil, err
+	}
+	documents := make([]Document, 0, len(a.Hits.Hits))
+	for _, h := range a.Hits.Hits {
+		h.Found = true
+		documents = append(documents, h.document())
+	}
+	return documents, nil
+}
+
+// keysPerRequest keeps an _mget answer of ordinary documents within some megabytes.
+const keysPerRequest = 100
+
+// GetDocuments returns one document for each key, in the order of the keys, found or not. It reads the latest versions, refreshed
+// or not.
+func (c *Client) GetDocuments(ctx context.Context, index string, keys []DocumentKey) ([]Document, error) {
+	op := "get documents of " + excerpt(index, 255)
+	documents := make([]Document, 0, len(keys))
+	err := c.chunked(op, []string{index}, func(path string, _ []string) error {
+		for part := range slices.Chunk(keys, keysPerRequest) {
+			// No "_type": engines with types (6.8) then look the id up in all of them, later ones know none.
+			docs := make([]map[string]string, len(part))
+			for i, k := range part {
+				docs[i] = map[string]string{"_id": k.ID}
+				if k.Routing != "" {
+					docs[i]["routing"] = k.Routing
+				}
+			}
+			var a struct {
+				Docs []hit `json:"docs"`
+			}
+			if err := c.do(ctx, call{op: op, method: "POST", path: path + "/_mget", body: map[string]any{"docs": docs}}, &a); err != nil {
+				return err
+			}
+			if len(a.Docs) != len(part) {
+				return fault.Newf(fault.Unclassified, op, c.endpoint, "asked for %d documents, was answered %d", len(part), len(a.Docs))
+			}
+			for i, h := range a.Docs {
+				if len(h.Error) > 0 {
+					return fault.Newf(fault.Unavailable, op, c.endpoint, "document %q: %s", excerpt(part[i].ID, 80), excerpt(string(h.Error), 400))
+				}
+				d := h.document()
+				d.DocumentKey = part[i]
+				documents = append(documents, d)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return documents, nil
+}

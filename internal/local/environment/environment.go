@@ -1,0 +1,240 @@
+// Package environment puts a whole deployment on one machine: a real S3 gateway, two domains (real nodes, or the built-in model)
+// behind front doors, the built Lambda binaries behind the Lambda Runtime API, the embedded state machine definitions in the
+// local engine, and the Step Functions API on loopback. Everything it starts, Close stops.
+package environment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/domainferry/domainferry/internal/local/asl"
+	"github.com/domainferry/domainferry/internal/local/frontdoor"
+	"github.com/domainferry/domainferry/internal/local/lambdaruntime"
+	"github.com/domainferry/domainferry/internal/local/s3gateway"
+	"github.com/domainferry/domainferry/internal/local/sigv4"
+	"github.com/domainferry/domainferry/internal/local/stepfunctions"
+)
+
+// Names and places that only exist on this machine.
+const (
+	Region  = "us-east-1" // the only Region that the S3 gateway signs for
+	Account = "123456789012"
+
+	SourceBucket      = "source-snapshots"
+	DestinationBucket = "destination-snapshots"
+	JournalBucket     = "domain-ferry-journal"
+	BasePath          = "snapshots"
+
+	callerRole   = "arn:aws:sts::" + Account + ":assumed-role/domain-ferry-caller/lambda"
+	operatorUser = "arn:aws:iam::" + Account + ":user/operator"
+)
+
+// SnapshotRoleARN is the role that the domains ask for in a repository.
+const SnapshotRoleARN = "arn:aws:iam::" + Account + ":role/domain-ferry-snapshots"
+
+// Credentials of the two callers. They open nothing but this environment, which listens on loopback only.
+var (
+	Caller   = KeyPair{"AKIDOMAINFERRYCALLER", "domain-ferry-local-caller-secret"}
+	Operator = KeyPair{"AKIDOMAINFERRYOPERAT", "domain-ferry-local-operator-secret"}
+)
+
+// KeyPair is an access key.
+type KeyPair struct{ ID, Secret string }
+
+// Engines says what stands behind the front doors.
+type Engines string
+
+// The engines.
+const (
+	Nodes Engines = "nodes" // real Elasticsearch and OpenSearch nodes
+	Model Engines = "model" // the built-in domain model
+)
+
+// Config says what to start.
+type Config struct {
+	Engines             Engines
+	Source, Destination string // engines, "elasticsearch-7.10.2"
+	LambdaDir           string // <function>/bootstrap for every function, as make build leaves them
+	LogDir              string // logs of every part
+	Heap                string // of a real node; "" is the launcher's default
+	Faults              Faults
+	Addresses           Addresses
+	Progress            io.Writer // what is being started, a line each
+}
+
+// Addresses are where things listen, 127.0.0.1:port; empty means a free port.
+type Addresses struct{ Source, Destination, StepFunctions string }
+
+// Side is one domain.
+type Side struct {
+	Engine    string
+	DomainARN string
+	Door      *frontdoor.Door
+	// Direct is the node's or model's own URL, without signatures; for checks only.
+	Direct string
+	Bucket string
+
+	node nodeProcess
+}
+
+// Environment is a running deployment.
+type Environment struct {
+	Source, Destination *Side
+	Gateway             *s3gateway.Gateway
+	Lambdas             *lambdaruntime.Host
+	Engine              *asl.Engine
+	StepFunctionsURL    string
+	S3URL               string // what the Lambdas use: the gateway, behind a proxy that injects faults
+	MigrationARN        string // state machine
+	RoundARN            string // state machine
+
+	dir     string // data of nodes and gateway, removed by Close
+	closers []func() error
+	// background ends with Close: the rule that thaws, the automated snapshots of a fault.
+	background context.Context
+	stop       context.CancelFunc
+	running    sync.WaitGroup
+	log        io.Writer
+}
+
+// Start starts everything. On an error, or when ctx ends first, nothing is left running.
+func Start(ctx context.Context, cfg Config) (env *Environment, err error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "domain-ferry-")
+	if err != nil {
+		return nil, fmt.Errorf("make a folder for the data of nodes and gateway: %w", err)
+	}
+	e := &Environment{dir: dir}
+	e.background, e.stop = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.Close())
+		}
+	}()
+	e.closers = append(e.closers, func() error { return os.RemoveAll(dir) })
+	// The nodes' unprivileged user must be able to pass.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.LogDir, 0o755); err != nil {
+		return nil, err
+	}
+	log, err := os.Create(filepath.Join(cfg.LogDir, "environment.log"))
+	if err != nil {
+		return nil, err
+	}
+	e.log = log
+	e.closers = append(e.closers, log.Close)
+	if err := e.startGateway(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if err := e.startDomains(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if err := e.startLambdas(cfg); err != nil {
+		return nil, err
+	}
+	return e, e.startStepFunctions(cfg)
+}
+
+func (cfg Config) check() error {
+	if cfg.Engines != Nodes && cfg.Engines != Model {
+		return fmt.Errorf("engines %q: must be %q or %q", cfg.Engines, Nodes, Model)
+	}
+	return nil
+}
+
+// Close stops everything in reverse order of the start and removes the data.
+func (e *Environment) Close() error {
+	e.stop()
+	var errs []error
+	for i := len(e.closers) - 1; i >= 0; i-- {
+		errs = append(errs, e.closers[i]())
+	}
+	e.closers = nil
+	e.running.Wait()
+	return errors.Join(errs...)
+}
+
+func (e *Environment) startGateway(ctx context.Context, cfg Config) error {
+	binary, err := s3gateway.Binary(ctx, cfg.Progress)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(cfg.Progress, "starting the S3 gateway")
+	e.Gateway, err = s3gateway.Start(ctx, s3gateway.Config{
+		Binary: binary, Root: filepath.Join(e.dir, "s3"), Sidecar: filepath.Join(e.dir, "sidecar"),
+		LogFile: filepath.Join(cfg.LogDir, "s3-gateway.log"), Access: Caller.ID, Secret: Caller.Secret,
+	})
+	if err != nil {
+		return err
+	}
+	e.closers = append(e.closers, e.Gateway.Close)
+	for _, bucket := range []string{SourceBucket, DestinationBucket, JournalBucket} {
+		if err := e.Gateway.CreateBucket(ctx, bucket); err != nil {
+			return err
+		}
+	}
+	proxy, err := s3gateway.NewProxy(e.Gateway.URL(), cfg.Faults.s3())
+	if err != nil {
+		return err
+	}
+	e.closers = append(e.closers, proxy.Close)
+	e.S3URL = proxy.URL()
+	return nil
+}
+
+// authorizer lets the front doors check signatures.
+type authorizer struct{ sigv4.Verifier }
+
+func (a authorizer) Authorize(r *http.Request, body []byte) (string, error) {
+	return a.Verify(r, "es", body)
+}
+
+func verifier() sigv4.Verifier {
+	return sigv4.Verifier{Region: Region, Credentials: map[string]sigv4.Credential{
+		Caller.ID:   {Secret: Caller.Secret, ARN: callerRole},
+		Operator.ID: {Secret: Operator.Secret, ARN: operatorUser},
+	}}
+}
+
+// serve runs an HTTP server on a loopback address until it is closed; an empty address is a free port.
+func (e *Environment) serve(address string, handler http.Handler) (url string, server *http.Server, err error) {
+	if address == "" {
+		address = "127.0.0.1:0"
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return "", nil, err
+	}
+	server = &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+	e.running.Go(func() { _ = server.Serve(l) })
+	return "http://" + l.Addr().String(), server, nil
+}
+
+func (e *Environment) startStepFunctions(cfg Config) error {
+	if err := e.addMachines(); err != nil {
+		return err
+	}
+	v := verifier()
+	url, server, err := e.serve(cfg.Addresses.StepFunctions, stepfunctions.New(e.Engine, func(r *http.Request, body []byte) error {
+		_, err := v.Verify(r, "states", body)
+		return err
+	}))
+	if err != nil {
+		return err
+	}
+	e.StepFunctionsURL = url
+	e.closers = append(e.closers, server.Close)
+	return nil
+}

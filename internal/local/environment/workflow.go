@@ -1,0 +1,123 @@
+package environment
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/domainferry/domainferry/internal/local/asl"
+	"github.com/domainferry/domainferry/internal/local/lambdaruntime"
+	"github.com/domainferry/domainferry/internal/names"
+	"github.com/domainferry/domainferry/statemachine"
+)
+
+func (e *Environment) startLambdas(cfg Config) error {
+	host := lambdaruntime.Config{LogDir: cfg.LogDir, Region: Region, AccountID: Account, Kill: cfg.Faults.kill()}
+	for _, f := range names.Functions() {
+		binary := filepath.Join(cfg.LambdaDir, f.Name, "bootstrap")
+		if _, err := os.Stat(binary); err != nil {
+			return fmt.Errorf("the Lambda %s is not built: %w (make build builds all of them)", f.Name, err)
+		}
+		host.Functions = append(host.Functions, lambdaruntime.Function{
+			Name: f.Name, Binary: binary, Timeout: time.Duration(f.TimeoutSeconds) * time.Second, MemoryMB: f.MemoryMB,
+			Env: map[string]string{
+				"AWS_ACCESS_KEY_ID": Caller.ID, "AWS_SECRET_ACCESS_KEY": Caller.Secret, "AWS_EC2_METADATA_DISABLED": "true",
+				"AWS_ENDPOINT_URL_S3": e.S3URL, names.JournalBucketVariable: JournalBucket,
+			},
+		})
+	}
+	var err error
+	if e.Lambdas, err = lambdaruntime.Start(host); err != nil {
+		return err
+	}
+	e.closers = append(e.closers, e.Lambdas.Close)
+	return nil
+}
+
+func functionARN(name string) string {
+	return fmt.Sprintf("arn:aws:lambda:%s:%s:function:%s", Region, Account, name)
+}
+
+// invoker lets the engine run functions by ARN on the Lambda host.
+type invoker struct{ host *lambdaruntime.Host }
+
+func (i invoker) Invoke(ctx context.Context, arn string, payload []byte) ([]byte, error) {
+	out, err := i.host.Invoke(ctx, arn[strings.LastIndex(arn, ":")+1:], payload)
+	if failed, ok := errors.AsType[*lambdaruntime.FunctionError](err); ok {
+		return nil, &asl.FunctionError{Type: failed.Type, Message: failed.Message}
+	}
+	if err != nil {
+		return nil, &asl.StateError{Name: "Lambda.ServiceException", Cause: err.Error()}
+	}
+	return out, nil
+}
+
+// addMachines gives the engine the embedded definitions and stands in for the deployment's rule: an execution of the migration
+// machine that fails, times out or is stopped has its writes given back.
+func (e *Environment) addMachines() error {
+	e.Engine = asl.New(asl.Config{Lambda: invoker{e.Lambdas}, Region: Region, Account: Account})
+	substitutions := map[string]string{names.RoundMachinePlaceholder: e.Engine.ARN(names.RoundMachine)}
+	for _, f := range names.Functions() {
+		substitutions[f.Placeholder()] = functionARN(f.Name)
+	}
+	for name, definition := range map[string]string{names.MigrationMachine: statemachine.Migration, names.RoundMachine: statemachine.Round} {
+		m, err := asl.Parse([]byte(definition), substitutions)
+		if err != nil {
+			return fmt.Errorf("state machine %s: %w", name, err)
+		}
+		added, err := e.Engine.AddStateMachine(name, m)
+		if err != nil {
+			return err
+		}
+		if name == names.MigrationMachine {
+			e.MigrationARN = added.ARN
+		} else {
+			e.RoundARN = added.ARN
+		}
+	}
+	cancel := e.Engine.Observe(asl.Observer{StatusChanged: func(c asl.StatusChange) {
+		if c.Execution.StateMachineARN != e.MigrationARN {
+			return
+		}
+		switch c.Status {
+		case asl.Failed, asl.TimedOut, asl.Aborted:
+			e.running.Go(func() { e.thaw(c.Execution.ARN) })
+		}
+	}})
+	e.closers = append(e.closers, func() error {
+		cancel()
+		for _, x := range e.Engine.Executions("") {
+			if x.Status() == asl.Running {
+				x.Stop("", "the local environment is being stopped")
+			}
+		}
+		return nil
+	})
+	return nil
+}
+
+// thaw calls the thaw function until it succeeds, as EventBridge repeats a delivery.
+func (e *Environment) thaw(execution string) {
+	payload, err := json.Marshal(map[string]string{"execution": execution})
+	if err != nil {
+		return
+	}
+	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
+		out, err := e.Lambdas.Invoke(e.background, "thaw", payload)
+		if err == nil {
+			fmt.Fprintf(e.log, "%s rule: thaw of %s: %s\n", time.Now().UTC().Format(time.RFC3339), execution, out)
+			return
+		}
+		fmt.Fprintf(e.log, "%s rule: thaw of %s failed, tried again in %s: %v\n", time.Now().UTC().Format(time.RFC3339), execution, pause, err)
+		select {
+		case <-e.background.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}

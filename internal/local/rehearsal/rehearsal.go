@@ -1,0 +1,285 @@
+// Package rehearsal runs a whole migration on one machine: it starts the environment, fills the source, keeps clients writing,
+// starts the execution through the Step Functions API, lets the clients switch over at the end, and then checks by itself that
+// every acknowledged write is at the destination.
+package rehearsal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
+	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
+
+	"github.com/domainferry/domainferry/internal/journal"
+	"github.com/domainferry/domainferry/internal/local/environment"
+	"github.com/domainferry/domainferry/internal/local/workload"
+	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/report"
+	"github.com/domainferry/domainferry/internal/watch"
+)
+
+// Config says what to rehearse.
+type Config struct {
+	Environment environment.Config
+	Window      string  // downtimeWindow
+	Data        string  // the user's own NDJSON file; "" makes data
+	Bytes       int64   // of made data; 0 is the workload's default
+	Rate        float64 // client operations a second; 0 is the workload's default
+	Out         string  // folder of report.json and history.json
+	Progress    io.Writer
+}
+
+// Report is build/rehearsal/report.json: the journal's report and what the clients saw.
+type Report struct {
+	report.Report
+	AcknowledgedWrites       int64           `json:"acknowledgedWrites"`
+	WritesFoundAtDestination int64           `json:"writesFoundAtDestination"`
+	Check                    workload.Result `json:"check"`
+	Writer                   workload.Stats  `json:"writer"`
+	EnginesAre               string          `json:"enginesAre"` // nodes or model
+	Faults                   string          `json:"faults"`
+	Seed                     uint64          `json:"seed"`
+	Machine                  string          `json:"machine"`
+	Date                     string          `json:"date"`
+	TotalSeconds             float64         `json:"totalSeconds"`
+}
+
+const name = "rehearsal"
+
+// Run rehearses. Whatever happens, it leaves nothing running; the report is returned and written only for a migration that
+// ended well and whose writes were all found.
+func Run(ctx context.Context, cfg Config) (r Report, err error) {
+	began := time.Now()
+	if err := os.MkdirAll(cfg.Out, 0o755); err != nil {
+		return r, err
+	}
+	for _, old := range []string{"report.json", "history.json"} {
+		if err := os.Remove(filepath.Join(cfg.Out, old)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return r, err
+		}
+	}
+	env, err := environment.Start(ctx, cfg.Environment)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, env.Close()) }()
+	dataset, err := fill(ctx, cfg, env)
+	if err != nil {
+		return r, err
+	}
+	writer, err := workload.StartWriter(ctx, env.Source.Client(environment.Operator), dataset, workload.WriterOptions{Rate: cfg.Rate})
+	if err != nil {
+		return r, err
+	}
+	execution, err := migrate(ctx, cfg, env, writer)
+	if err != nil {
+		return r, errors.Join(err, stop(ctx, writer, 10*time.Second))
+	}
+	r.EnginesAre, r.Faults, r.Seed = string(cfg.Environment.Engines), cfg.Environment.Faults.String(), cfg.Environment.Faults.Seed
+	r.Machine, r.Date = fmt.Sprintf("%s/%s, %d processors", runtime.GOOS, runtime.GOARCH, runtime.NumCPU()), time.Now().UTC().Format(time.DateOnly)
+	if err := settle(ctx, env, cfg, writer, dataset, execution, &r); err != nil {
+		return r, err
+	}
+	r.TotalSeconds = math.Round(time.Since(began).Seconds()*10) / 10
+	if err := writeJSON(filepath.Join(cfg.Out, "report.json"), r); err != nil {
+		return r, err
+	}
+	return r, r.problem()
+}
+
+func fill(ctx context.Context, cfg Config, env *environment.Environment) (*workload.Dataset, error) {
+	options := workload.Options{Seed: cfg.Environment.Faults.Seed, TotalBytes: cfg.Bytes}
+	client := env.Source.Client(environment.Operator)
+	began := time.Now()
+	var dataset *workload.Dataset
+	var err error
+	if cfg.Data != "" {
+		dataset, err = workload.FillFile(ctx, client, cfg.Data, options)
+	} else {
+		dataset, err = workload.Fill(ctx, client, options)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("fill the source: %w", err)
+	}
+	fmt.Fprintf(cfg.Progress, "filled the source: %d documents, %.0f MB in %d indices, %.1f s\n",
+		dataset.Documents(), float64(dataset.Bytes())/1e6, len(dataset.Indices), time.Since(began).Seconds())
+	return dataset, nil
+}
+
+// migrate starts the execution, shows its progress, and sends the clients to the destination the moment it has succeeded.
+func migrate(ctx context.Context, cfg Config, env *environment.Environment, writer *workload.Writer) (string, error) {
+	client := env.StepFunctions()
+	input, err := json.Marshal(env.Input(name, cfg.Window))
+	if err != nil {
+		return "", err
+	}
+	out, err := client.StartExecution(ctx, &sfn.StartExecutionInput{StateMachineArn: &env.MigrationARN, Input: aws.String(string(input))})
+	if err != nil {
+		return "", fmt.Errorf("start the execution: %w", err)
+	}
+	arn := aws.ToString(out.ExecutionArn)
+	fmt.Fprintf(cfg.Progress, "started %s\n", arn)
+	began := time.Now()
+	d, err := watch.Watcher{Client: client, Interval: 100 * time.Millisecond}.Follow(ctx, arn, func(p watch.Progress) {
+		s := writer.Stats()
+		fmt.Fprintf(cfg.Progress, "%6.1f s  %s  [client: %d writes acknowledged, %d refused]\n", time.Since(began).Seconds(), p, s.Acknowledged, s.Refused)
+	})
+	if err != nil {
+		return arn, err
+	}
+	if d.Status == types.ExecutionStatusSucceeded {
+		writer.SwitchTo(env.Destination.Client(environment.Operator))
+	}
+	if err := saveHistory(ctx, client, env, cfg.Out, arn); err != nil {
+		return arn, err
+	}
+	if d.Status != types.ExecutionStatusSucceeded {
+		return arn, fmt.Errorf("the execution ended %s: %s: %s", d.Status, aws.ToString(d.Error), aws.ToString(d.Cause))
+	}
+	return arn, nil
+}
+
+// settle lets the clients write a while at the destination, stops them, and compares.
+func settle(ctx context.Context, env *environment.Environment, cfg Config, writer *workload.Writer, dataset *workload.Dataset, execution string, r *Report) error {
+	if err := untilAccepted(ctx, writer); err != nil {
+		return errors.Join(err, stop(ctx, writer, 10*time.Second))
+	}
+	if err := stop(ctx, writer, 30*time.Second); err != nil {
+		return err
+	}
+	found, err := env.Journal().Migration(name).Document(ctx, journal.ReportFile, &r.Report)
+	if err != nil || !found || r.Execution != execution {
+		return errors.Join(fmt.Errorf("the journal has no report of %s", execution), err)
+	}
+	fmt.Fprintln(cfg.Progress, "looking for every acknowledged write at the destination")
+	if r.Check, err = workload.Check(ctx, env.Destination.Client(environment.Operator), writer, dataset); err != nil {
+		return err
+	}
+	r.AcknowledgedWrites, r.WritesFoundAtDestination = r.Check.AcknowledgedWrites, r.Check.WritesFoundAtDestination
+	r.Writer = writer.Stats()
+	if r.Writer.DowntimeSeconds > 0 {
+		r.WriteDowntime.SeenByClientSeconds = &r.Writer.DowntimeSeconds
+	}
+	return nil
+}
+
+// untilAccepted waits until the destination has acknowledged some writes, so that the client's downtime has an end.
+func untilAccepted(ctx context.Context, writer *workload.Writer) error {
+	const enough = 100
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for writer.Stats().AtDestination < enough {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the destination did not acknowledge %d writes within a minute of the switch: %w", enough, ctx.Err())
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+func stop(ctx context.Context, writer *workload.Writer, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := writer.Stop(ctx); err != nil {
+		return fmt.Errorf("stop the clients: %w", err)
+	}
+	return nil
+}
+
+// problem is nil when the migration proved what it promises.
+func (r Report) problem() error {
+	switch {
+	case r.Verdict != migration.Verified && r.Verdict != migration.VerifiedWithWarnings:
+		return fmt.Errorf("the verdict is %q", r.Verdict)
+	case r.WriteDowntime.SeenByClientSeconds == nil:
+		return errors.New("the clients saw no write downtime, so none was measured")
+	}
+	return r.Check.Problem()
+}
+
+// saveHistory writes the histories of the execution and of its rounds, as GetExecutionHistory gives them.
+func saveHistory(ctx context.Context, client *sfn.Client, env *environment.Environment, dir, arn string) error {
+	type history struct {
+		ExecutionARN string               `json:"executionArn"`
+		Status       string               `json:"status"`
+		Events       []types.HistoryEvent `json:"events"`
+	}
+	arns := []string{arn}
+	pages := sfn.NewListExecutionsPaginator(client, &sfn.ListExecutionsInput{StateMachineArn: &env.RoundARN})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return fmt.Errorf("list the rounds: %w", err)
+		}
+		for _, e := range page.Executions {
+			arns = append(arns, aws.ToString(e.ExecutionArn))
+		}
+	}
+	var all []history
+	for _, a := range arns {
+		d, err := client.DescribeExecution(ctx, &sfn.DescribeExecutionInput{ExecutionArn: &a})
+		if err != nil {
+			return err
+		}
+		h := history{ExecutionARN: a, Status: string(d.Status)}
+		events := sfn.NewGetExecutionHistoryPaginator(client, &sfn.GetExecutionHistoryInput{ExecutionArn: &a})
+		for events.HasMorePages() {
+			page, err := events.NextPage(ctx)
+			if err != nil {
+				return fmt.Errorf("read the history of %s: %w", a, err)
+			}
+			h.Events = append(h.Events, page.Events...)
+		}
+		all = append(all, h)
+	}
+	return writeJSON(filepath.Join(dir, "history.json"), all)
+}
+
+func writeJSON(path string, v any) error {
+	body, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(body, '\n'), 0o644)
+}
+
+// Print writes the rounds, the verdict and the three downtimes for a terminal.
+func (r Report) Print(w io.Writer) {
+	fmt.Fprintf(w, "\n%s -> %s (%s)\n\n", r.Engines.Source, r.Engines.Destination, r.EnginesAre)
+	fmt.Fprintf(w, "%-6s %-6s %22s %22s %34s\n", "round", "", "snapshot", "copy", "restore (recovered, reused)")
+	for _, x := range r.Rounds {
+		kind := "warm"
+		if x.Final {
+			kind = "final"
+		}
+		fmt.Fprintf(w, "%-6d %-6s %10s in %6.2f s %10s in %6.2f s %10s, %9s in %6.2f s\n", x.Number, kind, mb(x.Snapshot.Bytes), x.Snapshot.Seconds,
+			mb(x.Copy.Bytes), x.Copy.Seconds, mb(x.Restore.RecoveredBytes), mb(x.Restore.ReusedBytes), x.Restore.Seconds)
+	}
+	fmt.Fprintf(w, "\nverdict          %s (%d checks)\n", r.Verdict, len(r.Checks))
+	fmt.Fprintf(w, "write downtime   predicted %s, measured %s, seen by the client %s\n",
+		secs(r.WriteDowntime.PredictedSeconds), secs(r.WriteDowntime.MeasuredSeconds), secs(r.WriteDowntime.SeenByClientSeconds))
+	fmt.Fprintf(w, "writes           %d acknowledged, %d found at the destination (%d documents looked up)\n",
+		r.AcknowledgedWrites, r.WritesFoundAtDestination, r.Check.DocumentsChecked)
+	fmt.Fprintf(w, "all in all       %.1f s\n", r.TotalSeconds)
+}
+
+func mb(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
+
+func secs(s *float64) string {
+	if s == nil {
+		return "not known"
+	}
+	return fmt.Sprintf("%.2f s", *s)
+}

@@ -1,0 +1,205 @@
+// Package watch follows a migration through the Step Functions API, wherever that is: at AWS or on this machine.
+package watch
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
+	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
+)
+
+// StepFunctions is what watching needs of the Step Functions client.
+type StepFunctions interface {
+	DescribeExecution(context.Context, *sfn.DescribeExecutionInput, ...func(*sfn.Options)) (*sfn.DescribeExecutionOutput, error)
+	GetExecutionHistory(context.Context, *sfn.GetExecutionHistoryInput, ...func(*sfn.Options)) (*sfn.GetExecutionHistoryOutput, error)
+}
+
+// Progress is where a migration stands, as far as its histories tell.
+type Progress struct {
+	State      string // of the migration machine: Preflight, Round, Freeze...
+	Round      int    // 0 before the first
+	Phase      string // of the round: snapshot, copy, restore
+	Percent    float64
+	Bytes      int64
+	TotalBytes int64
+	Predicted  *float64 // write downtime in seconds, once there is a prediction
+	Reason     string   // of the last decision
+}
+
+// String is one line for a terminal.
+func (p Progress) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-12s", p.State)
+	if p.Round > 0 {
+		fmt.Fprintf(&b, " round %d", p.Round)
+	}
+	if p.Phase != "" {
+		fmt.Fprintf(&b, "  %-8s", p.Phase)
+	}
+	if p.TotalBytes > 0 {
+		fmt.Fprintf(&b, " %5.1f %%  %s of %s", p.Percent, megabytes(p.Bytes), megabytes(p.TotalBytes))
+	}
+	if p.Predicted != nil {
+		fmt.Fprintf(&b, "  predicted downtime %.1f s", *p.Predicted)
+	}
+	return b.String()
+}
+
+func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
+
+// Watcher reads the newest events of an execution and of the round that it runs.
+type Watcher struct {
+	Client StepFunctions
+	// Interval between looks; 0 is two seconds.
+	Interval time.Duration
+}
+
+// Follow reports every change of the progress until the execution ends, and returns how it ended.
+func (w Watcher) Follow(ctx context.Context, execution string, report func(Progress)) (*sfn.DescribeExecutionOutput, error) {
+	interval := w.Interval
+	if interval == 0 {
+		interval = 2 * time.Second
+	}
+	var last Progress
+	for {
+		d, err := w.Client.DescribeExecution(ctx, &sfn.DescribeExecutionInput{ExecutionArn: &execution})
+		if err != nil {
+			return nil, fmt.Errorf("describe execution %s: %w", execution, err)
+		}
+		p, err := w.look(ctx, execution, last)
+		if err != nil {
+			return nil, err
+		}
+		if p != last {
+			report(p)
+			last = p
+		}
+		if d.Status != types.ExecutionStatusRunning {
+			return d, nil
+		}
+		t := time.NewTimer(interval)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return nil, ctx.Err()
+		case <-t.C:
+		}
+	}
+}
+
+// recent is how many events, newest first, are looked at: a poll makes nine.
+const recent = 60
+
+func (w Watcher) look(ctx context.Context, execution string, last Progress) (Progress, error) {
+	events, err := w.newest(ctx, execution)
+	if err != nil {
+		return last, err
+	}
+	p := last
+	var state, child string
+	decided := false
+	for _, e := range events {
+		switch {
+		case state == "" && e.StateEnteredEventDetails != nil:
+			state = aws.ToString(e.StateEnteredEventDetails.Name)
+		case child == "" && e.TaskSubmittedEventDetails != nil && aws.ToString(e.TaskSubmittedEventDetails.ResourceType) == "states":
+			var out struct{ ExecutionArn string }
+			if json.Unmarshal([]byte(aws.ToString(e.TaskSubmittedEventDetails.Output)), &out) == nil {
+				child = out.ExecutionArn
+			}
+		case !decided && e.TaskSucceededEventDetails != nil:
+			decided = p.decision(aws.ToString(e.TaskSucceededEventDetails.Output))
+		}
+	}
+	p.State = state
+	if !strings.HasSuffix(state, "Round") || child == "" {
+		p.Phase, p.Percent, p.Bytes, p.TotalBytes = "", 0, 0, 0
+		return p, nil
+	}
+	return w.round(ctx, child, p)
+}
+
+func (w Watcher) newest(ctx context.Context, execution string) ([]types.HistoryEvent, error) {
+	out, err := w.Client.GetExecutionHistory(ctx, &sfn.GetExecutionHistoryInput{
+		ExecutionArn: &execution, MaxResults: recent, ReverseOrder: true, IncludeExecutionData: aws.Bool(true),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the history of %s: %w", execution, err)
+	}
+	return out.Events, nil
+}
+
+// decision reads the output of Decide; that of any other state has no action.
+func (p *Progress) decision(output string) bool {
+	var out struct {
+		Payload struct {
+			Action     string
+			Reason     string
+			Prediction *struct{ Seconds float64 }
+		}
+	}
+	if json.Unmarshal([]byte(output), &out) != nil || out.Payload.Action == "" {
+		return false
+	}
+	p.Reason = out.Payload.Reason
+	// The same number keeps its address, so that equal progress compares equal.
+	if d := out.Payload.Prediction; d != nil && (p.Predicted == nil || *p.Predicted != d.Seconds) {
+		p.Predicted = &d.Seconds
+	}
+	return true
+}
+
+// round reads the phase from the states and the numbers from the newest poll.
+func (w Watcher) round(ctx context.Context, child string, p Progress) (Progress, error) {
+	events, err := w.newest(ctx, child)
+	if err != nil {
+		return p, err
+	}
+	phase, polled := "", false
+	p.Percent, p.Bytes, p.TotalBytes = 0, 0, 0
+	for _, e := range events {
+		switch {
+		case phase == "" && e.StateEnteredEventDetails != nil:
+			phase = phaseOf(aws.ToString(e.StateEnteredEventDetails.Name))
+		case !polled && e.TaskSucceededEventDetails != nil:
+			var out struct {
+				Payload struct {
+					What              string
+					Round             int
+					Percent           float64
+					Bytes, TotalBytes int64
+				}
+			}
+			if json.Unmarshal([]byte(aws.ToString(e.TaskSucceededEventDetails.Output)), &out) != nil {
+				continue
+			}
+			if out.Payload.Round > 0 {
+				p.Round = out.Payload.Round
+			}
+			if out.Payload.What != "" {
+				polled = true
+				if out.Payload.What == phase {
+					p.Percent, p.Bytes, p.TotalBytes = out.Payload.Percent, out.Payload.Bytes, out.Payload.TotalBytes
+				}
+			}
+		}
+	}
+	p.Phase = phase
+	return p, nil
+}
+
+func phaseOf(state string) string {
+	switch {
+	case strings.Contains(state, "Snapshot"), state == "Begin", state == "WaitForSlot":
+		return "snapshot"
+	case strings.Contains(state, "Copy"):
+		return "copy"
+	default:
+		return "restore"
+	}
+}
