@@ -59,6 +59,7 @@ func (c *Clients) S3(region string) *s3.Client {
 		o.Region = region
 		o.HTTPClient = &http.Client{Transport: c.transport}
 		o.Retryer = retry.NewStandard(func(r *retry.StandardOptions) { r.RateLimiter, r.MaxAttempts = ratelimit.None, 6 })
+		o.DisableLogOutputChecksumValidationSkipped = true // journal objects are JSON; a missing checksum is not worth a log line each
 		// An endpoint of its own (AWS_ENDPOINT_URL_S3) is a gateway on one machine, which has no host name for each bucket.
 		o.UsePathStyle = o.BaseEndpoint != nil
 	})

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -147,6 +148,8 @@ func (j *Journal) Rounds(ctx context.Context) ([]migration.Round, error) {
 		}
 		rounds = append(rounds, r)
 	}
+	// Above 9999 the keys' byte order is not the rounds'.
+	slices.SortFunc(rounds, func(a, b migration.Round) int { return a.Number - b.Number })
 	return rounds, nil
 }
 
@@ -226,7 +229,8 @@ func (s *Store) put(ctx context.Context, key string, v any) error {
 func (s *Store) putOnce(ctx context.Context, key string, v any) error {
 	err := s.write(ctx, key, v, aws.String("*"))
 	var api smithy.APIError
-	if errors.As(err, &api) && (api.ErrorCode() == "PreconditionFailed" || api.ErrorCode() == "ConditionalRequestConflict") {
+	// A ConditionalRequestConflict is another writer under way, who may still fail: the step asks again.
+	if errors.As(err, &api) && api.ErrorCode() == "PreconditionFailed" {
 		return nil
 	}
 	return err

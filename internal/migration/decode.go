@@ -139,7 +139,7 @@ func (o object) integer(name string, fallback, low, high int) int {
 
 func (o object) duration(name string, low time.Duration, required bool) Duration {
 	s := o.text(name, required, nil)
-	if s == "" {
+	if _, given := o.fields[name].(string); !given {
 		return 0
 	}
 	d, err := time.ParseDuration(s)
@@ -165,7 +165,7 @@ func (o object) texts(name string, check func(string) error) []string {
 		o.r.problem(path, "must be an array of strings, is %s", kind(v))
 		return nil
 	}
-	var texts []string
+	texts := []string{}
 	for i, e := range list {
 		p := fmt.Sprintf("%s[%d]", path, i)
 		s, ok := e.(string)
@@ -175,6 +175,8 @@ func (o object) texts(name string, check func(string) error) []string {
 		}
 		if err := check(s); err != nil {
 			o.r.problem(p, "%v", err)
+		} else if slices.Contains(texts, s) {
+			o.r.problem(p, "%q is listed twice", s)
 		}
 		texts = append(texts, s)
 	}
@@ -197,14 +199,33 @@ func kind(v any) string {
 	return "an object"
 }
 
-// nearest returns the known field that differs from name in letter case only, or by one letter; else "".
+// nearest returns the known field that differs from name in letter case only, by one letter too many, too few or wrong, or by a
+// missing end; else "".
 func nearest(name string, known []string) string {
+	name = strings.ToLower(name)
 	for _, k := range known {
-		if strings.EqualFold(k, name) || strings.HasPrefix(strings.ToLower(k), strings.ToLower(name)) && len(name) > 3 {
+		if low := strings.ToLower(k); low == name || len(name) > 3 && (strings.HasPrefix(low, name) || oneLetter(low, name)) {
 			return k
 		}
 	}
 	return ""
+}
+
+// oneLetter reports whether leaving out or replacing one byte makes a and b equal.
+func oneLetter(a, b string) bool {
+	i := 0
+	for i < min(len(a), len(b)) && a[i] == b[i] {
+		i++
+	}
+	switch len(a) - len(b) {
+	case 0:
+		return a[i:] != "" && a[i+1:] == b[i+1:]
+	case 1:
+		return a[i+1:] == b[i:]
+	case -1:
+		return a[i:] == b[i+1:]
+	}
+	return false
 }
 
 func (r *reader) spec(doc any) Spec {
@@ -359,7 +380,7 @@ func checkName(s string) error {
 
 func checkEndpoint(s string) error {
 	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
+	if err != nil || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
 		return errors.New("must be the domain's URL without path, user or query, like https://search-orders-abc.eu-west-1.es.amazonaws.com")
 	}
 	if u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname()) {

@@ -13,11 +13,6 @@ import (
 // state can go round until it is done.
 type CopyInput struct {
 	RoundInput
-	Range CopyOutput `json:"range"`
-}
-
-// CopyOutput is a range and its totals.
-type CopyOutput struct {
 	Range   s3copy.Range `json:"range"` // what is left
 	Done    bool         `json:"done"`
 	Copied  int64        `json:"copied"`
@@ -51,16 +46,16 @@ func (s Copy) Run(ctx context.Context, in CopyInput) (CopyInput, error) {
 		deadline = s.Clock.Now().Add(15 * time.Minute)
 	}
 	r, err := s.Copier(p.Spec.Source.Repository, p.Spec.Destination.Repository).
-		CopyRange(ctx, location(p.Spec.Source), location(p.Spec.Destination), in.Range.Range, deadline.Add(-copyMargin))
+		CopyRange(ctx, location(p.Spec.Source), location(p.Spec.Destination), in.Range, deadline.Add(-copyMargin))
 	if err != nil {
 		return in, err
 	}
-	in.Range.Done = r.Done
-	in.Range.Copied += r.Copied
-	in.Range.Bytes += r.CopiedBytes
-	in.Range.Skipped += r.Skipped
+	in.Done = r.Done
+	in.Copied += r.Copied
+	in.Bytes += r.CopiedBytes
+	in.Skipped += r.Skipped
 	if !r.Done {
-		in.Range.Range.After = r.Cursor
+		in.Range.After = r.Cursor
 	}
 	return in, nil
 }

@@ -84,14 +84,8 @@ func (s Finish) handOver(ctx context.Context, j *journal.Journal, p migration.Pl
 	if err := j.SaveFreeze(ctx, f); err != nil {
 		return f, err
 	}
-	blocks := map[string][]string{}
-	for _, x := range p.Indices {
-		blocks[f.Before[x.Name]] = append(blocks[f.Before[x.Name]], x.Name)
-	}
-	for _, before := range slices.Sorted(maps.Keys(blocks)) {
-		if err := domain.UpdateSettings(ctx, map[string]any{"index.blocks.write": value(before)}, blocks[before]...); err != nil {
-			return f, err
-		}
+	if _, err := setBlocks(ctx, domain, f.Before); err != nil {
+		return f, err
 	}
 	f.State, f.EndedAt = journal.HandedOver, s.Clock.Now()
 	return f, j.SaveFreeze(ctx, f)

@@ -53,6 +53,10 @@ func (s Freeze) Run(ctx context.Context, in FreezeInput) (FreezeOutput, error) {
 	if err != nil {
 		return FreezeOutput{}, err
 	}
+	if found && f.Execution != p.Execution && f.State != journal.Thawed {
+		// Its record is the only memory of how the blocks were before; it must not be overwritten.
+		return FreezeOutput{}, fault.Newf(fault.Busy, "freeze the source", p.Spec.Source.Endpoint, "execution %s has stopped writes and not given them back (%s)", f.Execution, f.State)
+	}
 	if !found || f.Execution != in.Execution {
 		if f, err = s.record(ctx, j, domain, p); err != nil {
 			return FreezeOutput{}, err

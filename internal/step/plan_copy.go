@@ -14,9 +14,9 @@ const copyRanges = 16
 
 // PlanCopyOutput is what the copy moves: the source's root generation and the key ranges.
 type PlanCopyOutput struct {
-	Root      s3copy.Root  `json:"root"`
-	Ranges    []CopyOutput `json:"ranges"`
-	StartedAt time.Time    `json:"startedAt"`
+	Root      s3copy.Root    `json:"root"`
+	Ranges    []s3copy.Range `json:"ranges"`
+	StartedAt time.Time      `json:"startedAt"`
 }
 
 // CopyPlanner plans a copy.
@@ -42,10 +42,7 @@ func (s PlanCopy) Run(ctx context.Context, in RoundInput) (PlanCopyOutput, error
 	if err != nil {
 		return out, err
 	}
-	out.Root = c.Root
-	for _, r := range c.Ranges {
-		out.Ranges = append(out.Ranges, CopyOutput{Range: r})
-	}
+	out.Root, out.Ranges = c.Root, c.Ranges
 	return out, nil
 }
 

@@ -167,6 +167,7 @@ func (s PollStatus) restore(ctx context.Context, domain PollStatusDomain, p migr
 	}
 	var out PollStatusOutput
 	started := map[string]int{}
+	var waiting []cluster.Shard
 	for _, sh := range shards {
 		if !sh.Primary {
 			continue
@@ -175,15 +176,29 @@ func (s PollStatus) restore(ctx context.Context, domain PollStatusDomain, p migr
 		case "STARTED", "RELOCATING":
 			started[sh.Index]++
 		case "UNASSIGNED":
-			again, err := s.unassigned(ctx, domain, p, sh)
-			if err != nil || again {
-				return PollStatusOutput{StartAgain: again}, err
-			}
+			waiting = append(waiting, sh)
 		}
 	}
+	if again, err := s.unassigned(ctx, domain, p, waiting); err != nil || again {
+		return PollStatusOutput{StartAgain: again}, err
+	}
+	type shard struct {
+		index  string
+		number int
+	}
 	phase := migration.RestorePhase{Indices: len(p.Indices)}
-	recovered := map[string]int{}
+	recovered, seen := map[string]int{}, map[shard]bool{}
+	done := func(r cluster.ShardRecovery) {
+		if id := (shard{r.Index, r.Shard}); r.Stage == "DONE" && !seen[id] {
+			seen[id] = true
+			recovered[r.Index]++
+		}
+	}
 	for _, r := range recoveries {
+		// A primary that the domain has moved to another node since shows that move only.
+		if r.Primary && r.Type == "PEER" && r.StartTime.After(in.StartedAt) {
+			done(r)
+		}
 		if !r.Primary || r.Type != "SNAPSHOT" || r.Snapshot != name {
 			continue
 		}
@@ -191,9 +206,7 @@ func (s PollStatus) restore(ctx context.Context, domain PollStatusDomain, p migr
 		phase.ReusedBytes += r.ReusedBytes
 		phase.RecoveredBytes += r.RecoveredBytes
 		out.TotalBytes += r.TotalBytes - r.ReusedBytes
-		if r.Stage == "DONE" {
-			recovered[r.Index]++
-		}
+		done(r)
 	}
 	out.Bytes, out.Percent = phase.RecoveredBytes, percent(phase.RecoveredBytes, out.TotalBytes)
 	for _, x := range p.Indices {
@@ -207,24 +220,34 @@ func (s PollStatus) restore(ctx context.Context, domain PollStatusDomain, p migr
 	return out, nil
 }
 
-// unassigned tells a shard that waits its turn from one whose restore was cut off by a lost node (start again) and from one
+// mostExplained bounds the questions of one poll: of thousands of shards most wait for their turn.
+const mostExplained = 10
+
+// unassigned tells shards that wait their turn from those whose restore was cut off by a lost node (start again) and from those
 // that the domain has given up (fault with its reason).
-func (s PollStatus) unassigned(ctx context.Context, domain PollStatusDomain, p migration.Plan, sh cluster.Shard) (startAgain bool, err error) {
-	switch sh.UnassignedReason {
-	case "CLUSTER_RECOVERED", "NODE_LEFT":
-		return true, nil
-	case "ALLOCATION_FAILED", "EXISTING_INDEX_RESTORED", "NEW_INDEX_RESTORED":
-	default:
-		return false, nil
+func (s PollStatus) unassigned(ctx context.Context, domain PollStatusDomain, p migration.Plan, waiting []cluster.Shard) (startAgain bool, err error) {
+	var failed, queued []cluster.Shard
+	for _, sh := range waiting {
+		switch sh.UnassignedReason {
+		case "CLUSTER_RECOVERED", "NODE_LEFT":
+			return true, nil
+		case "ALLOCATION_FAILED":
+			failed = append(failed, sh)
+		case "EXISTING_INDEX_RESTORED", "NEW_INDEX_RESTORED":
+			queued = append(queued, sh)
+		}
 	}
-	why, err := domain.ExplainAllocation(ctx, sh.Index, sh.Shard, true)
-	if err != nil {
-		return false, err
-	}
-	// The deciders' words for "no further attempt will be made" (RestoreInProgressAllocationDecider, MaxRetryAllocationDecider).
-	for _, final := range []string{"in order to retry", "exceeded the maximum number of retries"} {
-		if strings.Contains(why, final) {
-			return false, fault.Newf(fault.RestoreFailed, "restore shard "+fmt.Sprintf("%s[%d]", sh.Index, sh.Shard), p.Spec.Destination.Endpoint, "%s", why)
+	doubtful := append(failed, queued...)
+	for _, sh := range doubtful[:min(mostExplained, len(doubtful))] {
+		why, err := domain.ExplainAllocation(ctx, sh.Index, sh.Shard, true)
+		if err != nil {
+			return false, err
+		}
+		// The deciders' words for "no further attempt will be made" (RestoreInProgressAllocationDecider, MaxRetryAllocationDecider).
+		for _, final := range []string{"in order to retry", "exceeded the maximum number of retries"} {
+			if strings.Contains(why, final) {
+				return false, fault.Newf(fault.RestoreFailed, "restore shard "+fmt.Sprintf("%s[%d]", sh.Index, sh.Shard), p.Spec.Destination.Endpoint, "%s", why)
+			}
 		}
 	}
 	return false, nil

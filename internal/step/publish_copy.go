@@ -12,9 +12,9 @@ import (
 // PublishCopyInput is the planned root and what each range did.
 type PublishCopyInput struct {
 	RoundInput
-	Root      s3copy.Root  `json:"root"`
-	StartedAt time.Time    `json:"startedAt"`
-	Ranges    []CopyOutput `json:"ranges"`
+	Root      s3copy.Root `json:"root"`
+	StartedAt time.Time   `json:"startedAt"`
+	Ranges    []CopyInput `json:"ranges"` // what each CopyRange ended with
 }
 
 // PublishCopyOutput says whether the destination's readers see the round's snapshot now; if not, the copy is planned again.

@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,11 +63,12 @@ func (s Snapshot) Run(ctx context.Context, in RoundInput) (SnapshotOutput, error
 		return out, err
 	}
 	switch {
-	case found && (existing.State == cluster.SnapshotSuccess || existing.State == cluster.SnapshotInProgress):
+	case found && (existing.State == cluster.SnapshotSuccess || existing.State == cluster.SnapshotInProgress) && holds(existing, p):
 		out.Accepted, out.StartedAt = true, existing.StartTime
 		return out, nil
 	case found:
-		// Partial or failed in an earlier execution, and by its name our own: taken again, once the operator has mended the shards.
+		// By its name our own. Partial or failed in an earlier execution: taken again, once the operator has mended the shards. Or
+		// complete, but made for an older plan that had not all of the indices: this round could never be restored from it.
 		if err := domain.DeleteSnapshot(ctx, p.Spec.RepositoryName(), out.Snapshot); err != nil {
 			return out, err
 		}
@@ -101,15 +103,25 @@ func (s Snapshot) Run(ctx context.Context, in RoundInput) (SnapshotOutput, error
 	err = domain.CreateSnapshot(ctx, p.Spec.RepositoryName(), out.Snapshot, cluster.SnapshotRequest{
 		Indices: p.Names(), Metadata: map[string]any{"taken_by": "domain-ferry", "migration": in.Migration},
 	})
-	if fault.Is(err, fault.Busy) {
+	switch {
+	case fault.Is(err, fault.Busy) && in.Final:
+		// Nothing may be seen running (a snapshot is being deleted): a short pause keeps the state from going round at full speed.
+		out.Waiting = "another snapshot"
+		return out, s.Clock.Sleep(ctx, 500*time.Millisecond)
+	case fault.Is(err, fault.Busy):
 		out.Waiting, out.WaitSeconds = "another snapshot", 5
-		if in.Final {
-			out.WaitSeconds = 0
-		}
 		return out, nil
+	case cluster.NameTaken(err):
+		// Nobody had the name a moment ago: an earlier request of ours, whose answer was lost, has taken effect since.
+		err = nil
 	}
 	out.Accepted = err == nil
 	return out, err
+}
+
+// holds reports whether the snapshot was asked to hold every planned index.
+func holds(existing cluster.Snapshot, p migration.Plan) bool {
+	return !slices.ContainsFunc(p.Names(), func(name string) bool { return !slices.Contains(existing.Indices, name) })
 }
 
 func nextRound(ctx context.Context, j *journal.Journal) (int, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/fault"
@@ -112,24 +113,26 @@ func (s Thaw) giveBack(ctx context.Context, p migration.Plan, f journal.Freeze) 
 		return nil, err
 	}
 	there := byName(list)
+	before := maps.Clone(f.Before)
+	maps.DeleteFunc(before, func(name, _ string) bool { _, ok := there[name]; return !ok })
+	return setBlocks(ctx, domain, before)
+}
+
+// setBlocks sets index.blocks.write of each index to the value given, "" meaning unset, one request a value. It returns the
+// indices whose request was answered.
+func setBlocks(ctx context.Context, domain FinishDomain, blocks map[string]string) ([]string, error) {
 	groups := map[string][]string{}
-	for _, name := range slices.Sorted(maps.Keys(f.Before)) {
-		if _, ok := there[name]; ok {
-			groups[f.Before[name]] = append(groups[f.Before[name]], name)
-		}
+	for _, name := range slices.Sorted(maps.Keys(blocks)) {
+		groups[blocks[name]] = append(groups[blocks[name]], name)
 	}
-	back := []string{}
-	for _, value := range slices.Sorted(maps.Keys(groups)) {
-		var setting any
-		if value != "" {
-			setting = value
+	set := []string{}
+	for _, block := range slices.Sorted(maps.Keys(groups)) {
+		if err := domain.UpdateSettings(ctx, map[string]any{"index.blocks.write": value(block)}, groups[block]...); err != nil {
+			return set, err
 		}
-		if err := domain.UpdateSettings(ctx, map[string]any{"index.blocks.write": setting}, groups[value]...); err != nil {
-			return back, err
-		}
-		back = append(back, groups[value]...)
+		set = append(set, groups[block]...)
 	}
-	return back, nil
+	return set, nil
 }
 
 // destinationAccepted blocks the destination again and reports whether it took a write while it was being opened: then the
@@ -158,7 +161,7 @@ func (s Thaw) destinationAccepted(ctx context.Context, p migration.Plan) (bool, 
 // goForward opens the destination, which has acknowledged writes that the source does not have.
 func (s Thaw) goForward(ctx context.Context, j *journal.Journal, p migration.Plan, f journal.Freeze, failure *Failure) (ThawOutput, error) {
 	out := ThawOutput{State: journal.HandedOver, Indices: []string{}, Error: string(fault.Unclassified)}
-	if err := s.Domain(p.Spec.Destination).UpdateSettings(ctx, map[string]any{"index.blocks.write": nil}, p.Names()...); err != nil {
+	if _, err := setBlocks(ctx, s.Domain(p.Spec.Destination), f.Before); err != nil {
 		return out, err
 	}
 	f.State, f.EndedAt = journal.HandedOver, s.Clock.Now()
@@ -182,7 +185,7 @@ func shorten(s string, most int) string {
 	if len(s) <= most {
 		return s
 	}
-	return s[:most] + "..."
+	return strings.ToValidUTF8(s[:most], "") + "..."
 }
 
 // innermost unwraps the causes that Step Functions nests: a failed child execution gives the JSON of DescribeExecution, a

@@ -70,6 +70,11 @@ func (s Verify) Run(ctx context.Context, in VerifyInput) (VerifyOutput, error) {
 	if err != nil {
 		return VerifyOutput{}, err
 	}
+	if f, found, err := j.Freeze(ctx); err != nil {
+		return VerifyOutput{}, err
+	} else if !found || f.Execution != p.Execution || f.State == journal.Thawed {
+		return VerifyOutput{}, fault.Newf(fault.Superseded, "verify migration "+in.Migration, p.Spec.Source.Endpoint, "writes are not stopped on behalf of this execution, so the two sides cannot be compared")
+	}
 	v := migration.Verification{StartedAt: s.Clock.Now()}
 	source, destination := s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination)
 	from, err := describe(ctx, source, p)

@@ -151,7 +151,7 @@ func diffMapping(path string, a, b map[string]any, broken, differ *[]string) {
 
 // own are settings that a domain gives itself or that the migration sets on purpose at the end.
 var own = []string{
-	"index.uuid", "index.creation_date", "index.provided_name", "index.version.", "index.history_uuid", "index.number_of_replicas",
+	"index.uuid", "index.creation_date", "index.provided_name", "index.version.", "index.history_uuid", "index.history.", "index.number_of_replicas",
 	"index.auto_expand_replicas", "index.refresh_interval", "index.blocks.", "index.routing.", "index.resize.", "index.frozen",
 	"index.verified_before_close", "index.replication.type", "index.lifecycle.", "index.plugins.index_state_management.",
 	"index.opendistro.index_state_management.", "index.remote_store.",

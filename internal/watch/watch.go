@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,11 +163,12 @@ func (w Watcher) round(ctx context.Context, child string, p Progress) (Progress,
 	}
 	phase, polled := "", false
 	p.Percent, p.Bytes, p.TotalBytes = 0, 0, 0
+	// The phase first: a poll's answer may be newer than the state that asked.
+	if i := slices.IndexFunc(events, func(e types.HistoryEvent) bool { return e.StateEnteredEventDetails != nil }); i >= 0 {
+		phase = phaseOf(aws.ToString(events[i].StateEnteredEventDetails.Name))
+	}
 	for _, e := range events {
-		switch {
-		case phase == "" && e.StateEnteredEventDetails != nil:
-			phase = phaseOf(aws.ToString(e.StateEnteredEventDetails.Name))
-		case !polled && e.TaskSucceededEventDetails != nil:
+		if !polled && e.TaskSucceededEventDetails != nil {
 			var out struct {
 				Payload struct {
 					What              string

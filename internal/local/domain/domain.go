@@ -60,7 +60,8 @@ type Config struct {
 	// SnapshotBytesPerSecond and RestoreBytesPerSecond are the limits of one node that count while no repository or cluster
 	// setting says otherwise; default 40 MiB/s, as in the engines. See [Unlimited].
 	SnapshotBytesPerSecond, RestoreBytesPerSecond int64
-	// Seed makes UUIDs and generated document ids repeatable; default: random.
+	// Seed makes UUIDs and generated document ids repeatable; default: random. Domains that share a repository need different
+	// seeds: their blobs are named by these UUIDs.
 	Seed uint64
 }
 
@@ -185,9 +186,9 @@ func (d *Domain) Restart() {
 	d.down = false
 	for _, ix := range d.indices {
 		for _, s := range ix.shards {
-			if s.state == started {
+			if s.reassigning || s.state == started {
 				s.term++
-				s.existingStoreRecovery(d)
+				s.reassigned(d)
 			}
 		}
 	}

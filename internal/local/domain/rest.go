@@ -334,6 +334,7 @@ func init() {
 		{"POST", "/_cluster/reroute", "retry_failed metric dry_run explain", locked(handleReroute)},
 		{"GET", "/_cluster/state/{metric}", "flat_settings " + expand, locked(handleClusterState)},
 		{"GET", "/_cluster/pending_tasks", "", func(*request) (int, any, *apiError) { return ok(map[string]any{"tasks": []any{}}) }},
+		{"GET", "/_remote/info", "", func(*request) (int, any, *apiError) { return ok(map[string]any{}) }},
 		{"GET", "/_nodes", "flat_settings", locked(handleNodes)},
 		{"GET", "/_nodes/stats", "level", locked(handleNodesStats)},
 		{"GET", "/_nodes/stats/{metric}", "level", locked(handleNodesStats)},
@@ -429,8 +430,8 @@ func init() {
 		{"GET", "/_stats/{metric}", "level forbid_closed_indices " + expand, locked(handleStats)},
 		{"GET", "/{index}/_stats", "level forbid_closed_indices " + expand, locked(handleStats)},
 		{"GET", "/{index}/_stats/{metric}", "level forbid_closed_indices " + expand, locked(handleStats)},
-		{"GET", "/_recovery", "detailed active_only", locked(handleRecovery)},
-		{"GET", "/{index}/_recovery", "detailed active_only", locked(handleRecovery)},
+		{"GET", "/_recovery", expand + " detailed active_only", locked(handleRecovery)},
+		{"GET", "/{index}/_recovery", expand + " detailed active_only", locked(handleRecovery)},
 		{"GET", "/{index}/_segments", expand, locked(handleSegments)},
 
 		{"PUT", "/{index}", "wait_for_active_shards include_type_name", locked(handleCreateIndex)},

@@ -29,16 +29,6 @@ func handleRoot(r *request) (int, any, *apiError) {
 
 type healthCounts struct{ primaries, active, initializing, unassigned int }
 
-func (h healthCounts) status(primariesDown int, fresh bool) string {
-	switch {
-	case primariesDown > 0 && !fresh:
-		return "red"
-	case h.initializing+h.unassigned > 0:
-		return "yellow"
-	}
-	return "green"
-}
-
 var severity = []string{"green", "yellow", "red"}
 
 func worse(a, b string) string {

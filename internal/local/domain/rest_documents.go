@@ -485,18 +485,21 @@ func handleMultiGet(r *request) (int, any, *apiError) {
 		return 0, nil, fail(400, "parsing_exception", "unexpected token or field in _mget body: %v", err)
 	}
 	docs := []any{}
-	one := func(index, id, routing string, source bool) {
+	one := func(index, id, routing string, source sourceFilter) {
 		ix, err := r.domain.readTarget(index)
 		var out map[string]any
 		if err == nil {
-			out, err = r.domain.get(ix, id, routing, source)
+			out, err = r.domain.get(ix, id, routing, !source.off)
+		}
+		if raw, ok := out["_source"].(json.RawMessage); ok {
+			out["_source"] = source.apply(raw)
 		}
 		if err != nil {
 			out = map[string]any{"_index": index, "_id": id, "error": err.body().(map[string]any)["error"]}
 		}
 		docs = append(docs, out)
 	}
-	defaultSource := r.query.Get("_source") != "false"
+	defaultSource := sourceFilter{off: r.query.Get("_source") == "false"}
 	for _, doc := range body.Docs {
 		index, routing := doc.Index, r.query.Get("routing")
 		if index == "" {
@@ -505,10 +508,14 @@ func handleMultiGet(r *request) (int, any, *apiError) {
 		if doc.Routing != nil {
 			routing = textOf(doc.Routing)
 		}
-		if _, isBool := doc.Source.(bool); doc.Source != nil && !isBool {
-			return 0, nil, notImplemented("source filters in _mget")
+		source := defaultSource
+		if doc.Source != nil {
+			var err *apiError
+			if source, err = parseSource(doc.Source); err != nil {
+				return 0, nil, err
+			}
 		}
-		one(index, textOf(doc.ID), routing, defaultSource && doc.Source != false)
+		one(index, textOf(doc.ID), routing, source)
 	}
 	for _, id := range body.IDs {
 		one(r.args["index"], textOf(id), r.query.Get("routing"), defaultSource)

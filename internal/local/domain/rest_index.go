@@ -312,19 +312,14 @@ func handleClose(r *request) (int, any, *apiError) {
 		}
 		for _, s := range ix.shards {
 			if s.state == started {
-				s.flush(false)
-				s.term++
-				s.existingStoreRecovery(d)
+				s.reassign(d)
+			} else if s.cause != nil {
+				s.cause = &unassignedInfo{reason: "INDEX_CLOSED", at: now, status: "no_valid_shard_copy"}
 			}
 		}
 		ix.closed = true
 		ix.settings["index.verified_before_close"] = "true"
 		ix.settingsVersion++
-		for _, s := range ix.shards {
-			if s.cause != nil {
-				s.cause = &unassignedInfo{reason: "INDEX_CLOSED", at: now, status: "no_valid_shard_copy"}
-			}
-		}
 		out[ix.name] = map[string]any{"closed": true}
 	}
 	return ok(map[string]any{"acknowledged": true, "shards_acknowledged": len(out) > 0, "indices": out})
@@ -343,6 +338,9 @@ func handleOpen(r *request) (int, any, *apiError) {
 		delete(ix.settings, "index.verified_before_close")
 		ix.settingsVersion++
 		for _, s := range ix.shards {
+			if s.reassigning {
+				s.reassigned(r.domain)
+			}
 			if s.state == started {
 				s.term++
 				s.existingStoreRecovery(r.domain)

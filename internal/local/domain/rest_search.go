@@ -3,7 +3,9 @@ package domain
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"encoding/json"
+	"hash/fnv"
 	"math"
 	"slices"
 	"sort"
@@ -661,6 +663,35 @@ func (t searchTarget) within(b seqRange) []*document {
 	return t.docs[from:max(from, to)]
 }
 
+// randomScore takes the one form of function_score that is modelled off a query: a random order that a seed and the documents'
+// sequence numbers decide.
+func randomScore(query map[string]any) (inner map[string]any, order func(hit) uint64, failed *apiError) {
+	spec, ok := query["function_score"].(map[string]any)
+	if !ok {
+		return query, nil, nil
+	}
+	random, _ := spec["random_score"].(map[string]any)
+	seed, err := strconv.ParseInt(textOf(random["seed"]), 10, 64)
+	if err != nil || random["field"] != "_seq_no" || spec["boost_mode"] != "replace" {
+		return nil, nil, notImplemented("function_score other than random_score with a seed, by [_seq_no], boost_mode [replace]")
+	}
+	for _, k := range sortedKeys(spec) {
+		if k != "query" && k != "random_score" && k != "boost_mode" {
+			return nil, nil, notImplemented("the option [%s] of function_score", k)
+		}
+	}
+	inner, _ = spec["query"].(map[string]any)
+	return inner, func(h hit) uint64 {
+		var b [24]byte
+		binary.LittleEndian.PutUint64(b[:], uint64(seed))
+		binary.LittleEndian.PutUint64(b[8:], uint64(h.shard))
+		binary.LittleEndian.PutUint64(b[16:], uint64(h.doc.seqNo))
+		f := fnv.New64a()
+		f.Write(b[:])
+		return f.Sum64()
+	}, nil
+}
+
 func handleSearch(r *request) (int, any, *apiError) {
 	d := r.domain
 	begin := d.clock.Now()
@@ -759,6 +790,10 @@ func handleSearch(r *request) (int, any, *apiError) {
 		}
 	}
 	query, _ := body["query"].(map[string]any)
+	query, shuffle, err := randomScore(query)
+	if err != nil {
+		return 0, nil, err
+	}
 	aggs, _ := cmp.Or[any](body["aggs"], body["aggregations"]).(map[string]any)
 	var hits []hit
 	count := 0
@@ -780,7 +815,7 @@ func handleSearch(r *request) (int, any, *apiError) {
 			if aggs != nil {
 				matched[t.index] = append(matched[t.index], doc)
 			}
-			if scrolling == "" && (size == 0 || (len(keys) == 0 || bySeq) && taken >= cap) {
+			if scrolling == "" && (size == 0 || (len(keys) == 0 && shuffle == nil || bySeq) && taken >= cap) {
 				continue
 			}
 			h := hit{doc: doc, index: t.index, shard: t.shard.number}
@@ -796,6 +831,9 @@ func handleSearch(r *request) (int, any, *apiError) {
 	}
 	if len(keys) > 0 && (len(keys) != 1 || keys[0].field != "_doc") {
 		slices.SortStableFunc(hits, func(a, b hit) int { return compareHits(keys, a.sort, b.sort) })
+	}
+	if shuffle != nil && len(keys) == 0 {
+		slices.SortStableFunc(hits, func(a, b hit) int { return cmp.Compare(shuffle(a), shuffle(b)) })
 	}
 	answer := map[string]any{"timed_out": false, "_shards": map[string]any{"total": total, "successful": successful, "skipped": 0, "failed": 0}}
 	if scrolling != "" {

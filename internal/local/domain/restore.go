@@ -183,7 +183,7 @@ func (d *Domain) startRestore(r *repository, name string, req restoreRequest, do
 		for _, s := range ix.shards {
 			rs := &restoringShard{run: run, shard: s}
 			run.shards = append(run.shards, rs)
-			s.state = initializing
+			s.state, s.reassigning = initializing, false
 			s.term++
 			reason := "EXISTING_INDEX_RESTORED"
 			if p.existing == nil {
@@ -371,6 +371,9 @@ func (d *Domain) restoreShard(rs *restoringShard, indexID, from string, info sna
 		s.recovery.files = append(s.recovery.files, recoveredFile{name: f.PhysicalName, length: f.Length, reused: reused})
 		if !reused {
 			fetch = append(fetch, i)
+		}
+		if f.virtual() { // the commit must be read even where it is the one that is there already
+			content[f.PhysicalName] = f.MetaHash
 		}
 	}
 	limit := rate(d.byteSetting(textOfOr(r.settings["max_restore_bytes_per_sec"], ""), d.defaultRepositoryRestore()), d.recoveryThrottle())

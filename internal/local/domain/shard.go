@@ -47,6 +47,8 @@ type shard struct {
 	node   *node
 	state  shardState
 	cause  *unassignedInfo
+	// reassigning: the index was just closed, and its copy is about to be started again from the same store.
+	reassigning bool
 
 	live         map[string]*document // newest version of every document, refreshed or not
 	deleted      map[string]deletion  // versions of deleted documents, kept for gc_deletes
@@ -352,6 +354,28 @@ func (s *shard) storeBytes() int64 {
 		n += f.length
 	}
 	return n + s.bufferBytes
+}
+
+// reassignTime is how long the shards of an index that was closed stay unassigned, and the index red.
+const reassignTime = 30 * time.Millisecond
+
+// reassign takes the shard away and starts it again a moment later, as closing does: until then the index is red and cannot be snapshotted.
+func (s *shard) reassign(d *Domain) {
+	s.flush(false)
+	s.term++
+	s.state, s.reassigning = unassigned, true
+	s.cause = &unassignedInfo{reason: "INDEX_CLOSED", at: d.clock.Now(), status: "no_valid_shard_copy"}
+	cause := s.cause
+	d.after(reassignTime, func() {
+		if s.cause == cause {
+			s.reassigned(d)
+		}
+	})
+}
+
+func (s *shard) reassigned(d *Domain) {
+	s.state, s.cause, s.reassigning = started, nil, false
+	s.existingStoreRecovery(d)
 }
 
 func (s *shard) existingStoreRecovery(d *Domain) {

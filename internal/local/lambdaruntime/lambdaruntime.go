@@ -239,7 +239,7 @@ func (h *Host) PIDs(function string) []int {
 	var pids []int
 	for p := range h.live {
 		if p.function.Name == function {
-			pids = append(pids, p.cmd.Process.Pid)
+			pids = append(pids, p.program.Pid())
 		}
 	}
 	slices.Sort(pids)

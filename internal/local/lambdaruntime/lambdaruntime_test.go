@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 	case "hang in init":
 		select {}
 	}
+	if dir := os.Getenv(hostVariable); dir != "" {
+		hostUntilKilled(dir)
+	}
 	os.Exit(m.Run())
 }
 

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	localprocess "github.com/domainferry/domainferry/internal/local/process"
 )
 
 // invocation is one event on its way through one process.
@@ -46,11 +48,10 @@ func (inv *invocation) answer(result []byte, failure *FunctionError) (first bool
 type process struct {
 	host     *Host
 	function *function
-	cmd      *exec.Cmd
+	program  *localprocess.Process
 	server   *http.Server
 	events   chan *invocation
-	exited   chan struct{} // closed: waited for; waitErr is set
-	waitErr  error
+	exited   chan struct{} // closed: the program has ended and the host has forgotten it
 
 	mu        sync.Mutex
 	warm      bool // has served an invocation
@@ -65,18 +66,16 @@ func startProcess(h *Host, f *function) (*process, error) {
 	}
 	p := &process{host: h, function: f, events: make(chan *invocation), exited: make(chan struct{})}
 	p.server = &http.Server{Handler: p.api(), ReadHeaderTimeout: 10 * time.Second}
-	p.cmd = exec.Command(f.Binary)
-	p.cmd.Dir = filepath.Dir(f.Binary)
-	p.cmd.Env = environment(h.config, f, listener.Addr().String())
-	p.cmd.Stdout, p.cmd.Stderr = f.log, f.log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
+	cmd := exec.Command(f.Binary)
+	cmd.Dir = filepath.Dir(f.Binary)
+	cmd.Env = environment(h.config, f, listener.Addr().String())
+	cmd.Stdout, cmd.Stderr = f.log, f.log
+	if p.program, err = localprocess.Start(cmd); err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", f.Binary, err), listener.Close())
 	}
 	go p.server.Serve(listener)
 	go func() {
-		p.waitErr = p.cmd.Wait()
-		p.kill() // what the process left behind in its group
+		<-p.program.Exited()
 		h.forget(p)
 		close(p.exited)
 		p.server.Close()
@@ -111,16 +110,9 @@ func environment(c Config, f *function, api string) []string {
 	return env
 }
 
-// kill ends the whole process group. Once p has been waited for it does nothing: the id may be another's by then.
+// kill ends the whole process group. Once the program has ended it does nothing.
 func (p *process) kill() {
-	select {
-	case <-p.exited:
-		return
-	default:
-	}
-	if err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-		p.cmd.Process.Kill()
-	}
+	_ = p.program.Signal(syscall.SIGKILL) // refused only for a program that changed its user, which a bootstrap has no right to
 }
 
 // run gives inv to p and waits for its end. retry says that p, kept warm, went away before it saw the event: another may have it.
@@ -190,8 +182,8 @@ func (p *process) exitError(inv *invocation) *FunctionError {
 		return p.initError
 	}
 	reason := "Runtime exited without providing a reason"
-	if p.waitErr != nil {
-		reason = "Runtime exited with error: " + p.waitErr.Error()
+	if err := p.program.Err(); err != nil {
+		reason = "Runtime exited with error: " + err.Error()
 	}
 	return &FunctionError{Type: "Runtime.ExitError", Message: "RequestId: " + inv.id + " Error: " + reason}
 }
@@ -203,7 +195,7 @@ func (p *process) report(inv *invocation, began time.Time, failure *FunctionErro
 		status = failure.Type
 	}
 	fmt.Fprintf(p.function.log, "REPORT RequestId: %s Duration: %.2f ms Status: %s Pid: %d\n",
-		inv.id, float64(time.Since(began).Microseconds())/1000, status, p.cmd.Process.Pid)
+		inv.id, float64(time.Since(began).Microseconds())/1000, status, p.program.Pid())
 	if failure == nil {
 		return nil
 	}

@@ -18,6 +18,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/domainferry/domainferry/internal/local/process"
 )
 
 // Limits of one node.
@@ -60,7 +62,7 @@ type Node struct {
 	ports   []int // HTTP, transport
 
 	mu      sync.Mutex
-	process *process
+	process *process.Process
 }
 
 // Available returns nil when engine can be run on this machine, and otherwise the reason and what to install. It may promise a
@@ -336,12 +338,11 @@ func (n *Node) launch(ctx context.Context) error {
 		n.Engine.variable("TMPDIR") + "=" + filepath.Join(n.cfg.Dir, "tmp"),
 	}
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: n.account.credential()}
-	dieWithCaller(cmd.SysProcAttr)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: n.account.credential()}
 
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	p, err := spawn(cmd)
+	p, err := process.Start(cmd)
 	if err != nil {
 		return err
 	}
@@ -349,7 +350,7 @@ func (n *Node) launch(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
 	if err := n.await(ctx, p); err != nil {
-		_, killErr := p.end(syscall.SIGKILL, killPatience)
+		_, killErr := p.End(syscall.SIGKILL, killPatience)
 		said := logSince(n.LogPath, begin)
 		if strings.Contains(said, "Address already in use") || strings.Contains(said, "BindException") ||
 			strings.Contains(said, "BindHttpException") || strings.Contains(said, "BindTransportException") {
@@ -386,7 +387,7 @@ func logSince(path string, offset int64) string {
 
 // await returns when the node answers and its health has settled: not red, or red for good. (An index whose restore was cut by the
 // node's death is red for ever after the restart, measured on 7.10.2 and 2.19.0; waiting would not help.)
-func (n *Node) await(ctx context.Context, p *process) error {
+func (n *Node) await(ctx context.Context, p *process.Process) error {
 	const settledRed = 20 // answers in a row, 150 ms apart
 	red := 0
 	var last error
@@ -405,8 +406,8 @@ func (n *Node) await(ctx context.Context, p *process) error {
 			red = 0
 		}
 		select {
-		case <-p.exited:
-			return fmt.Errorf("the node ended by itself (%s)", p.ending())
+		case <-p.Exited():
+			return fmt.Errorf("the node ended by itself (%s)", p.Ending())
 		case <-ctx.Done():
 			return errors.Join(fmt.Errorf("the node was not ready in time: %w", ctx.Err()), last)
 		case <-time.After(150 * time.Millisecond):
@@ -463,21 +464,21 @@ func (n *Node) get(ctx context.Context, path string, into any) error {
 func (n *Node) Pid() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.process.pid
+	return n.process.Pid()
 }
 
 // Exited returns a channel that is closed when the latest run has ended, wanted or not.
 func (n *Node) Exited() <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.process.exited
+	return n.process.Exited()
 }
 
 // Stop ends the node and waits for its end: politely first, by SIGKILL after 15 s. Stopping a node that has ended is no error.
 func (n *Node) Stop() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if ended, err := n.process.end(syscall.SIGTERM, stopPatience); ended || err != nil {
+	if ended, err := n.process.End(syscall.SIGTERM, stopPatience); ended || err != nil {
 		return err
 	}
 	return n.kill()
@@ -491,12 +492,12 @@ func (n *Node) Kill9() error {
 }
 
 func (n *Node) kill() error {
-	ended, err := n.process.end(syscall.SIGKILL, killPatience)
+	ended, err := n.process.End(syscall.SIGKILL, killPatience)
 	if err != nil {
 		return err
 	}
 	if !ended {
-		return fmt.Errorf("%s (process %d) is still there %v after SIGKILL", n.Engine, n.process.pid, killPatience)
+		return fmt.Errorf("%s (process %d) is still there %v after SIGKILL", n.Engine, n.process.Pid(), killPatience)
 	}
 	return nil
 }
@@ -505,7 +506,7 @@ func (n *Node) kill() error {
 // also accepts a health that stays red.
 func (n *Node) Restart(ctx context.Context) error {
 	n.mu.Lock()
-	running := n.process.running()
+	running := n.process.Running()
 	n.mu.Unlock()
 	if running {
 		return fmt.Errorf("restart %s: it is still running; Stop or Kill9 it first", n.Engine)

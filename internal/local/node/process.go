@@ -7,79 +7,12 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"syscall"
 	"time"
 )
-
-// process is one run of a node's program: the leader of a process group of its own.
-type process struct {
-	pid    int
-	exited chan struct{} // closed once the leader has been awaited
-	err    error         // what Wait said; read it only after exited is closed
-}
-
-// spawn starts cmd in a process group of its own and awaits it in the background.
-func spawn(cmd *exec.Cmd) (*process, error) {
-	p := &process{exited: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // see dieWithCaller: this thread is the node's parent until Wait returns
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		if err != nil {
-			started <- err
-			return
-		}
-		p.pid = cmd.Process.Pid
-		started <- nil
-		p.err = cmd.Wait()
-		// What the start script may have left in the group would keep the node's ports and log.
-		_ = syscall.Kill(-p.pid, syscall.SIGKILL)
-		close(p.exited)
-	}()
-	if err := <-started; err != nil {
-		return nil, err
-	}
-	return p, nil
-}
-
-func (p *process) running() bool {
-	select {
-	case <-p.exited:
-		return false
-	default:
-		return true
-	}
-}
-
-// ending says how an ended process ended.
-func (p *process) ending() string {
-	if p.err != nil {
-		return p.err.Error()
-	}
-	return "exit status 0"
-}
-
-// end sends the signal to the group and waits up to patience for the leader's end. It reports whether it ended.
-func (p *process) end(signal syscall.Signal, patience time.Duration) (bool, error) {
-	if !p.running() {
-		return true, nil
-	}
-	if err := syscall.Kill(-p.pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return false, fmt.Errorf("send %v to process group %d: %w", signal, p.pid, err)
-	}
-	select {
-	case <-p.exited:
-		return true, nil
-	case <-time.After(patience):
-		return false, nil
-	}
-}
 
 // account is the user that nodes run as; nil means the caller's own.
 type account struct{ uid, gid int }

@@ -24,6 +24,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/domainferry/domainferry/internal/local/process"
 )
 
 // Config says how to run the gateway. Binary is the path of versitygw (see the Binary function). Root holds the buckets; it is made
@@ -47,10 +49,9 @@ type Gateway struct {
 	config  Config
 	address string
 
-	mu     sync.Mutex // held while starting and stopping
-	closed bool
-	cmd    *exec.Cmd
-	exited chan struct{} // closed once cmd has been waited for
+	mu      sync.Mutex // held while starting and stopping
+	closed  bool
+	process *process.Process
 }
 
 // Start runs the gateway on a free port of 127.0.0.1 and waits until it answers.
@@ -109,19 +110,13 @@ func (g *Gateway) launch(ctx context.Context) error {
 	// Nothing else, because VGW_* variables of this program's environment would change what it does.
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "ROOT_ACCESS_KEY_ID=" + g.config.Access, "ROOT_SECRET_ACCESS_KEY=" + g.config.Secret}
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	p, err := process.Start(cmd)
+	if err != nil {
 		return err
 	}
-	exited := make(chan struct{})
-	go func() {
-		cmd.Wait()
-		close(exited)
-	}()
-	g.cmd, g.exited = cmd, exited
+	g.process = p
 	if err := g.awaitAnswer(ctx); err != nil {
-		g.kill()
-		return fmt.Errorf("%w; its log is %s", err, g.config.LogFile)
+		return fmt.Errorf("%w; its log is %s", errors.Join(err, g.kill()), g.config.LogFile)
 	}
 	return nil
 }
@@ -143,8 +138,8 @@ func (g *Gateway) awaitAnswer(ctx context.Context) error {
 			response.Body.Close()
 		}
 		select {
-		case <-g.exited:
-			return fmt.Errorf("%w with %s", errExited, g.cmd.ProcessState)
+		case <-g.process.Exited():
+			return fmt.Errorf("%w with %s", errExited, g.process.Ending())
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		default:
@@ -169,7 +164,7 @@ func (g *Gateway) Pid() int {
 	if g.closed {
 		return 0
 	}
-	return g.cmd.Process.Pid
+	return g.process.Pid()
 }
 
 // Restart kills the gateway with SIGKILL and starts it again on the same port over the same folders. Requests under way are cut.
@@ -180,7 +175,9 @@ func (g *Gateway) Restart(ctx context.Context) error {
 	if g.closed {
 		return errors.New("restart the S3 gateway: it is closed")
 	}
-	g.kill()
+	if err := g.kill(); err != nil {
+		return fmt.Errorf("restart the S3 gateway: %w", err)
+	}
 	if err := g.launch(ctx); err != nil {
 		return fmt.Errorf("restart the S3 gateway on %s: %w", g.address, err)
 	}
@@ -191,23 +188,22 @@ func (g *Gateway) Restart(ctx context.Context) error {
 func (g *Gateway) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.closed {
-		g.closed = true
-		g.kill()
+	if g.closed {
+		return nil
 	}
-	return nil
+	g.closed = true
+	return g.kill()
 }
 
-func (g *Gateway) kill() {
-	select {
-	case <-g.exited: // the id may be another process's by now
-		return
-	default:
+// killLimit is how long the kernel may take to end a killed process.
+const killLimit = 10 * time.Second
+
+func (g *Gateway) kill() error {
+	ended, err := g.process.End(syscall.SIGKILL, killLimit)
+	if err == nil && !ended {
+		err = fmt.Errorf("process %d has not ended %s after SIGKILL", g.process.Pid(), killLimit)
 	}
-	if syscall.Kill(-g.cmd.Process.Pid, syscall.SIGKILL) != nil {
-		g.cmd.Process.Kill()
-	}
-	<-g.exited
+	return err
 }
 
 // Client returns an S3 client (path style, the gateway's credentials) for endpoint: the gateway's URL, or that of a Proxy before it.

@@ -1,6 +1,8 @@
 package stepfunctions
 
 import (
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -8,37 +10,39 @@ import (
 )
 
 type startInput struct {
-	StateMachineArn string
-	Name            string
-	Input           *string
+	StateMachineArn, Name, Input *string
+}
+
+func (in startInput) check(v *violations) {
+	v.requiredARN("stateMachineArn", in.StateMachineArn)
+	v.length("name", in.Name, 1, 80)
+	v.payload("input", in.Input)
 }
 
 func (h *Handler) startExecution(in startInput) (any, error) {
-	if err := checkARN(in.StateMachineArn, "stateMachine"); err != nil {
+	if _, err := h.stateMachine(*in.StateMachineArn); err != nil {
 		return nil, err
 	}
 	input := "{}"
 	if in.Input != nil {
-		input = *in.Input
+		if input = *in.Input; strings.TrimSpace(input) == "" {
+			return nil, refuse("InvalidExecutionInput", "Invalid State Machine Execution Input: 'Invalid execution input.'")
+		}
 	}
-	x, err := h.engine.Start(in.StateMachineArn, in.Name, input)
+	x, err := h.engine.Start(*in.StateMachineArn, value(in.Name), input)
 	if err != nil {
 		return nil, err
 	}
 	return map[string]any{"executionArn": x.ARN, "startDate": epoch(x.Describe().StartDate)}, nil
 }
 
-// checkARN refuses what is no ARN of Step Functions with the service's code.
-func checkARN(arn, kind string) error {
-	parts := strings.Split(arn, ":")
-	if len(parts) < 7 || parts[0] != "arn" || parts[2] != "states" || kind == "stateMachine" && parts[5] != kind {
-		return &apiError{400, "InvalidArn", "Invalid Arn: '" + arn + "'"}
-	}
-	return nil
+type describeExecutionInput struct {
+	ExecutionArn, IncludedData *string
 }
 
-type executionInput struct {
-	ExecutionArn string
+func (in describeExecutionInput) check(v *violations) {
+	v.requiredARN("executionArn", in.ExecutionArn)
+	v.oneOf("includedData", in.IncludedData, "METADATA_ONLY", "ALL_DATA")
 }
 
 func (h *Handler) execution(arn string) (*asl.Execution, error) {
@@ -48,113 +52,149 @@ func (h *Handler) execution(arn string) (*asl.Execution, error) {
 	return h.engine.Execution(arn)
 }
 
-func (h *Handler) describeExecution(in executionInput) (any, error) {
-	x, err := h.execution(in.ExecutionArn)
+func (h *Handler) describeExecution(in describeExecutionInput) (any, error) {
+	x, err := h.execution(*in.ExecutionArn)
 	if err != nil {
 		return nil, err
 	}
 	d := x.Describe()
-	m := map[string]any{
-		"executionArn": d.ExecutionARN, "stateMachineArn": d.StateMachineARN, "name": d.Name, "status": d.Status,
-		"startDate": epoch(d.StartDate), "input": d.Input, "inputDetails": included, "redriveCount": d.RedriveCount,
-		"redriveStatus": d.RedriveStatus,
+	m := h.row(d)
+	delete(m, "itemCount") // only in lists
+	m["redriveStatus"] = d.RedriveStatus
+	if value(in.IncludedData) == "METADATA_ONLY" {
+		return m, nil
 	}
-	optional(m, "stopDate", d.StopDate)
-	optional(m, "redriveDate", d.RedriveDate)
-	text(m, "redriveStatusReason", d.RedriveStatusReason)
-	text(m, "error", d.Error)
-	text(m, "cause", d.Cause)
-	text(m, "mapRunArn", d.MapRunARN)
+	m["input"], m["inputDetails"] = d.Input, included
 	if d.Status == asl.Succeeded {
 		m["output"], m["outputDetails"] = d.Output, included
 	}
+	text(m, "error", d.Error)
+	text(m, "cause", d.Cause)
+	text(m, "redriveStatusReason", d.RedriveStatusReason)
 	return m, nil
 }
 
 var included = map[string]bool{"included": true}
 
+// row is what lists and descriptions of an execution have in common.
+func (h *Handler) row(d asl.Description) map[string]any {
+	m := map[string]any{
+		"executionArn": d.ExecutionARN, "stateMachineArn": d.StateMachineARN, "name": d.Name, "status": h.status(d),
+		"startDate": epoch(d.StartDate), "redriveCount": d.RedriveCount,
+	}
+	optional(m, "stopDate", d.StopDate)
+	optional(m, "redriveDate", d.RedriveDate)
+	if d.MapRunARN != "" {
+		m["mapRunArn"], m["itemCount"] = d.MapRunARN, d.ItemCount
+	}
+	return m
+}
+
+// pendingRedrive is the status of a child that waits for its turn in a redriven Map Run; the engine keeps its old one until then.
+const pendingRedrive = "PENDING_REDRIVE"
+
+func (h *Handler) status(d asl.Description) string {
+	if d.MapRunARN != "" && unsuccessful(d.Status) { // asking the Map Run walks over all its children
+		if run, err := h.engine.MapRun(d.MapRunARN); err == nil && waitsForRedrive(run.Describe(), d) {
+			return pendingRedrive
+		}
+	}
+	return string(d.Status)
+}
+
+func waitsForRedrive(run asl.MapRunDescription, child asl.Description) bool {
+	return run.Status == asl.Running && run.RedriveCount > 0 && unsuccessful(child.Status) && !child.StopDate.After(run.RedriveDate)
+}
+
+func unsuccessful(s asl.Status) bool { return s == asl.Failed || s == asl.TimedOut || s == asl.Aborted }
+
 type listExecutionsInput struct {
-	StateMachineArn string
-	MapRunArn       string
-	StatusFilter    asl.Status
-	RedriveFilter   string
-	MaxResults      int
-	NextToken       string
+	StateMachineArn, MapRunArn, StatusFilter, RedriveFilter *string
+	pageInput
+}
+
+func (in listExecutionsInput) check(v *violations) {
+	v.length("stateMachineArn", in.StateMachineArn, 1, 256)
+	v.length("mapRunArn", in.MapRunArn, 1, 2000)
+	v.oneOf("statusFilter", in.StatusFilter, "SUCCEEDED", "TIMED_OUT", pendingRedrive, "ABORTED", "FAILED", "RUNNING")
+	v.oneOf("redriveFilter", in.RedriveFilter, "REDRIVEN", "NOT_REDRIVEN")
+	in.checkPage(v, 3096)
 }
 
 func (h *Handler) listExecutions(in listExecutionsInput) (any, error) {
-	arn := in.StateMachineArn
+	arn := value(in.StateMachineArn)
 	switch {
-	case arn == "" && in.MapRunArn == "" || arn != "" && in.MapRunArn != "":
-		return nil, invalid("Must provide exactly one of StateMachineArn or MapRunArn")
-	case arn != "":
-		if err := checkARN(arn, "stateMachine"); err != nil {
-			return nil, err
-		}
-		if _, err := h.engine.StateMachine(arn); err != nil {
+	case (in.StateMachineArn == nil) == (in.MapRunArn == nil):
+		return nil, invalid("Must provide either a state machine ARN or a Map Run ARN, and not both").with("reason", "MISSING_REQUIRED_PARAMETER")
+	case arn == "":
+		arn = *in.MapRunArn
+		if _, err := h.mapRun(arn); err != nil {
 			return nil, err
 		}
 	default:
-		if _, err := h.engine.MapRun(in.MapRunArn); err != nil {
+		if _, err := h.stateMachine(arn); err != nil {
 			return nil, err
 		}
-		arn = in.MapRunArn
+		// The API model's documentation: "If you provide a state machine ARN ..., the API returns a validation exception."
+		if value(in.StatusFilter) == pendingRedrive || in.RedriveFilter != nil {
+			return nil, invalid("the status filter %s and a redrive filter need a Map Run ARN", pendingRedrive)
+		}
 	}
-	rows := []any{}
-	for _, x := range h.engine.Executions(arn) {
-		d := x.Describe()
-		if in.StatusFilter != "" && d.Status != in.StatusFilter ||
-			in.RedriveFilter == "REDRIVEN" && d.RedriveCount == 0 || in.RedriveFilter == "NOT_REDRIVEN" && d.RedriveCount > 0 {
-			continue
-		}
-		m := map[string]any{
-			"executionArn": d.ExecutionARN, "stateMachineArn": d.StateMachineARN, "name": d.Name, "status": d.Status,
-			"startDate": epoch(d.StartDate), "redriveCount": d.RedriveCount,
-		}
-		optional(m, "stopDate", d.StopDate)
-		optional(m, "redriveDate", d.RedriveDate)
-		if d.MapRunARN != "" {
-			m["mapRunArn"], m["itemCount"] = d.MapRunARN, d.ItemCount
-		}
-		rows = append(rows, m)
-	}
-	return page("executions", rows, in.MaxResults, in.NextToken)
+	status, redriven := value(in.StatusFilter), value(in.RedriveFilter)
+	return listing[*asl.Execution]{
+		name: "executions", of: strings.Join([]string{arn, status, redriven}, " "), all: h.engine.Executions(arn),
+		key: func(x *asl.Execution) string { return x.ARN },
+		shown: func(x *asl.Execution) (any, bool) {
+			d := x.Describe()
+			m := h.row(d)
+			return m, (status == "" || m["status"] == status) && (redriven == "" || (redriven == "REDRIVEN") == (d.RedriveCount > 0))
+		},
+	}.page(in.pageInput)
 }
 
 type historyInput struct {
-	ExecutionArn         string
-	MaxResults           int
+	ExecutionArn         *string
 	ReverseOrder         bool
-	NextToken            string
 	IncludeExecutionData *bool
+	pageInput
+}
+
+func (in historyInput) check(v *violations) {
+	v.requiredARN("executionArn", in.ExecutionArn)
+	in.checkPage(v, 1024)
 }
 
 func (h *Handler) getExecutionHistory(in historyInput) (any, error) {
-	x, err := h.execution(in.ExecutionArn)
+	x, err := h.execution(*in.ExecutionArn)
 	if err != nil {
 		return nil, err
 	}
 	events := x.History()
-	rows := make([]any, len(events))
-	for i, e := range events {
-		if in.IncludeExecutionData != nil && !*in.IncludeExecutionData {
-			e = withoutData(e)
-		}
-		if in.ReverseOrder {
-			rows[len(rows)-1-i] = e
-		} else {
-			rows[i] = e
-		}
+	if in.ReverseOrder {
+		slices.Reverse(events)
 	}
-	return page("events", rows, in.MaxResults, in.NextToken)
+	return listing[asl.Event]{
+		name: "events", of: x.ARN + " " + strconv.FormatBool(in.ReverseOrder), all: events,
+		key: func(e asl.Event) string { return strconv.FormatInt(e.ID, 10) },
+		shown: func(e asl.Event) (any, bool) {
+			if in.IncludeExecutionData != nil && !*in.IncludeExecutionData {
+				e = withoutData(e)
+			}
+			return e, true
+		},
+	}.page(in.pageInput)
 }
 
-// withoutData drops inputs, outputs and parameters, as includeExecutionData=false asks.
+// withoutData drops inputs and outputs, as includeExecutionData=false asks, and variables, which hold the same. The parameters of a
+// task stay: the API model requires them.
 func withoutData(e asl.Event) asl.Event {
+	if e.DetailsName == "" {
+		return e
+	}
 	kept := map[string]any{}
 	for k, v := range e.Details {
 		switch k {
-		case "input", "output", "inputDetails", "outputDetails", "parameters", "assignedVariables", "assignedVariablesDetails":
+		case "input", "output", "inputDetails", "outputDetails", "assignedVariables", "assignedVariablesDetails":
 		default:
 			kept[k] = v
 		}
@@ -164,33 +204,69 @@ func withoutData(e asl.Event) asl.Event {
 }
 
 type stopInput struct {
-	ExecutionArn string
-	Error        string
-	Cause        string
+	ExecutionArn, Error, Cause *string
+}
+
+func (in stopInput) check(v *violations) {
+	v.requiredARN("executionArn", in.ExecutionArn)
+	checkFailure(v, in.Error, in.Cause)
+}
+
+// checkFailure checks the error and cause that a caller gives.
+func checkFailure(v *violations, name, cause *string) {
+	v.hidden("error", name, 256)
+	v.hidden("cause", cause, 32_768)
 }
 
 func (h *Handler) stopExecution(in stopInput) (any, error) {
-	x, err := h.execution(in.ExecutionArn)
+	x, err := h.execution(*in.ExecutionArn)
 	if err != nil {
 		return nil, err
 	}
-	if len(in.Error) > 256 || len(in.Cause) > 32768 {
-		return nil, invalid("error has at most 256 and cause at most 32768 characters")
-	}
-	return map[string]any{"stopDate": epoch(x.Stop(in.Error, in.Cause))}, nil
+	return map[string]any{"stopDate": epoch(x.Stop(value(in.Error), value(in.Cause)))}, nil
 }
 
-func (h *Handler) redriveExecution(in executionInput) (any, error) {
-	x, err := h.execution(in.ExecutionArn)
+type redriveInput struct {
+	ExecutionArn, ClientToken *string
+}
+
+func (in redriveInput) check(v *violations) {
+	v.requiredARN("executionArn", in.ExecutionArn)
+	v.length("clientToken", in.ClientToken, 1, 64)
+}
+
+// redrive is a redrive that a client asked for with a token of its own.
+type redrive struct {
+	token string
+	date  time.Time
+}
+
+// The API answers the last 10 tokens of an execution alike for 15 minutes: a client that lost the answer asks again with the token
+// that it made.
+const (
+	rememberedTokens = 10
+	tokenValid       = 15 * time.Minute
+)
+
+func (h *Handler) redriveExecution(in redriveInput) (any, error) {
+	x, err := h.execution(*in.ExecutionArn)
 	if err != nil {
 		return nil, err
+	}
+	token := value(in.ClientToken)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	before := h.redriven[x.ARN]
+	for _, r := range before {
+		if token != "" && r.token == token && h.engine.Clock().Now().Sub(r.date) < tokenValid {
+			return map[string]any{"redriveDate": epoch(r.date)}, nil
+		}
 	}
 	if err := x.Redrive(); err != nil {
 		return nil, err
 	}
-	at := x.Describe().RedriveDate
-	if at.IsZero() {
-		at = time.Now()
-	}
-	return map[string]any{"redriveDate": epoch(at)}, nil
+	date := x.Describe().RedriveDate
+	before = append(before, redrive{token, date})
+	h.redriven[x.ARN] = before[max(0, len(before)-rememberedTokens):]
+	return map[string]any{"redriveDate": epoch(date)}, nil
 }

@@ -1,0 +1,88 @@
+package clients
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/domainferry/domainferry/internal/journal"
+	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/names"
+)
+
+// environment gives the function the variables that the service sets, and keeps this machine's configuration out.
+func environment(t *testing.T, endpoint string) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	t.Setenv("AWS_SESSION_TOKEN", "")
+	t.Setenv("AWS_REGION", "eu-west-1")
+	t.Setenv("AWS_PROFILE", "")
+	t.Setenv("AWS_CONFIG_FILE", "none")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "none")
+	t.Setenv("AWS_ENDPOINT_URL_S3", endpoint)
+}
+
+func TestFromEnvironmentNamesWhatIsMissing(t *testing.T) {
+	environment(t, "")
+	t.Setenv(names.JournalBucketVariable, "")
+	if _, err := FromEnvironment(t.Context()); err == nil || !strings.Contains(err.Error(), names.JournalBucketVariable) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestRequestsAreSignedForTheirRegion(t *testing.T) {
+	var path, scope string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path = r.Method + " " + r.URL.Path
+		_, scope, _ = strings.Cut(r.Header.Get("Authorization"), "Credential=AKIDEXAMPLE/")
+		scope, _, _ = strings.Cut(scope, ",")
+		_, _ = w.Write([]byte(`{"cluster_name":"c","version":{"number":"7.10.2"}}`))
+	}))
+	defer server.Close()
+	environment(t, server.URL)
+	t.Setenv(names.JournalBucketVariable, "journal")
+	c, err := FromEnvironment(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(what, wantPath, wantScope string) {
+		t.Helper()
+		// The date stands before: 20261122/eu-west-1/s3/aws4_request.
+		if _, got, _ := strings.Cut(scope, "/"); path != wantPath || got != wantScope {
+			t.Errorf("%s: %q signed for %q, want %q, %q", what, path, got, wantPath, wantScope)
+		}
+	}
+	if err := c.Journal.RecordOwner(t.Context(), journal.Owner{Migration: "orders", Execution: "arn"}); err != nil {
+		t.Fatal(err)
+	}
+	check("journal", "PUT /journal/executions/arn.json", "eu-west-1/s3/aws4_request")
+	if _, err := c.S3("us-west-2").DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: aws.String("b"), Key: aws.String("k")}); err != nil {
+		t.Fatal(err)
+	}
+	check("S3", "DELETE /b/k", "us-west-2/s3/aws4_request")
+	domain := c.Domain(migration.Endpoint{Endpoint: server.URL, DomainARN: "arn:aws:es:us-east-1:111122223333:domain/orders"})
+	if v, err := domain.Info(t.Context()); err != nil || v.Number != "7.10.2" {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	check("domain", "GET /", "us-east-1/es/aws4_request")
+}
+
+func TestCopierAsksEachSideInItsRegion(t *testing.T) {
+	environment(t, "")
+	t.Setenv(names.JournalBucketVariable, "journal")
+	c, err := FromEnvironment(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	copier := c.Copier(migration.Repository{Region: "eu-west-1"}, migration.Repository{Region: "us-east-1"})
+	for want, client := range map[string]any{"eu-west-1": copier.Source, "us-east-1": copier.Destination} {
+		o := client.(*s3.Client).Options()
+		if o.Region != want || o.UsePathStyle {
+			t.Errorf("Region %s, path style %t; want %s and virtual hosts at AWS", o.Region, o.UsePathStyle, want)
+		}
+	}
+}

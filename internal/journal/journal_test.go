@@ -1,0 +1,271 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go"
+
+	"github.com/domainferry/domainferry/internal/fault"
+	"github.com/domainferry/domainferry/internal/migration"
+)
+
+// memory is one bucket with conditional writes and pages of two keys.
+type memory struct {
+	objects map[string]string
+	err     error // answers everything
+	puts    int
+}
+
+func (m *memory) GetObject(_ context.Context, in *s3.GetObjectInput, _ ...func(*s3.Options)) (*s3.GetObjectOutput, error) {
+	if m.err != nil {
+		return nil, m.err
+	}
+	body, ok := m.objects[*in.Key]
+	if !ok {
+		return nil, &types.NoSuchKey{}
+	}
+	return &s3.GetObjectOutput{Body: io.NopCloser(strings.NewReader(body))}, nil
+}
+
+func (m *memory) PutObject(_ context.Context, in *s3.PutObjectInput, _ ...func(*s3.Options)) (*s3.PutObjectOutput, error) {
+	m.puts++
+	if m.err != nil {
+		return nil, m.err
+	}
+	if _, exists := m.objects[*in.Key]; exists && aws.ToString(in.IfNoneMatch) == "*" {
+		return nil, &smithy.GenericAPIError{Code: "PreconditionFailed"}
+	}
+	var b bytes.Buffer
+	if _, err := b.ReadFrom(in.Body); err != nil {
+		return nil, err
+	}
+	m.objects[*in.Key] = b.String()
+	return &s3.PutObjectOutput{}, nil
+}
+
+func (m *memory) ListObjectsV2(_ context.Context, in *s3.ListObjectsV2Input, _ ...func(*s3.Options)) (*s3.ListObjectsV2Output, error) {
+	if m.err != nil {
+		return nil, m.err
+	}
+	out := &s3.ListObjectsV2Output{}
+	for _, k := range slices.Sorted(maps.Keys(m.objects)) {
+		if !strings.HasPrefix(k, *in.Prefix) || k <= aws.ToString(in.ContinuationToken) {
+			continue
+		}
+		if len(out.Contents) == 2 {
+			out.IsTruncated, out.NextContinuationToken = aws.Bool(true), out.Contents[1].Key
+			break
+		}
+		out.Contents = append(out.Contents, types.Object{Key: aws.String(k)})
+	}
+	return out, nil
+}
+
+func newMemory() (*memory, *Store) {
+	m := &memory{objects: map[string]string{}}
+	return m, NewStore(m, "journal")
+}
+
+func wantFault(t *testing.T, err error, name fault.Name, parts ...string) {
+	t.Helper()
+	if !fault.Is(err, name) {
+		t.Fatalf("error %v, want %s", err, name)
+	}
+	for _, p := range parts {
+		if !strings.Contains(err.Error(), p) {
+			t.Errorf("error %q does not say %q", err, p)
+		}
+	}
+}
+
+var at = time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+
+func TestPlan(t *testing.T) {
+	m, store := newMemory()
+	j := store.Migration("orders")
+	_, err := j.Plan(t.Context(), "arn:1")
+	wantFault(t, err, fault.JournalMissing, `"orders"`, "journal/migrations/orders/plan.json")
+	p := migration.Plan{
+		Spec: migration.Spec{Migration: "orders", DowntimeWindow: migration.Duration(time.Minute)}, Execution: "arn:1", CreatedAt: at,
+		Indices: []migration.PlannedIndex{{Name: "a", Shards: 2, Docs: 1 << 60}},
+	}
+	if err := j.SavePlan(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	for _, execution := range []string{"arn:1", ""} {
+		if got, err := j.Plan(t.Context(), execution); err != nil || !reflect.DeepEqual(got, p) {
+			t.Errorf("as %q: %+v, %v", execution, got, err)
+		}
+	}
+	_, err = j.Plan(t.Context(), "arn:0")
+	wantFault(t, err, fault.Superseded, "arn:0", "arn:1", "orders")
+	if _, err := store.Migration("other").Plan(t.Context(), "arn:1"); !fault.Is(err, fault.JournalMissing) {
+		t.Errorf("another migration's plan: %v", err)
+	}
+	m.objects["migrations/orders/plan.json"] = `{"spec":`
+	_, err = j.Plan(t.Context(), "arn:1")
+	wantFault(t, err, fault.Unclassified, "plan.json")
+	if f, _ := fault.As(err); !strings.Contains(f.Advice(), "older version") {
+		t.Errorf("advice %q", f.Advice())
+	}
+}
+
+func TestCheckpointsKeepTheFirst(t *testing.T) {
+	m, store := newMemory()
+	j := store.Migration("orders")
+	if _, found, err := j.Checkpoints(t.Context(), 3); found || err != nil {
+		t.Fatalf("none yet: %t, %v", found, err)
+	}
+	first := Checkpoints{Round: 3, ReadAt: at, PerShard: map[string][]int64{"a": {5, -1}}}
+	for _, c := range []Checkpoints{first, {Round: 3, ReadAt: at.Add(time.Hour), PerShard: map[string][]int64{"a": {9, 9}}}} {
+		if err := j.RecordCheckpoints(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, found, err := j.Checkpoints(t.Context(), 3); err != nil || !found || !reflect.DeepEqual(got, first) {
+		t.Errorf("got %+v, %t, %v; want the first", got, found, err)
+	}
+	if m.puts != 2 {
+		t.Errorf("%d writes, want 2: the test does not reach the condition", m.puts)
+	}
+	// Another writer under way may still fail: that is no success.
+	m.err = &smithy.GenericAPIError{Code: "ConditionalRequestConflict"}
+	if err := j.RecordCheckpoints(t.Context(), first); !fault.Retryable(err) {
+		t.Errorf("a conflict: %v, want a retryable fault", err)
+	}
+}
+
+func TestRoundsInOrder(t *testing.T) {
+	_, store := newMemory()
+	j := store.Migration("orders")
+	if got, err := j.Rounds(t.Context()); err != nil || len(got) != 0 {
+		t.Fatalf("none yet: %v, %v", got, err)
+	}
+	for _, n := range []int{2, 10_000, 1, 1000, 9999, 10_001, 3} {
+		if err := j.SaveRound(t.Context(), migration.Round{Number: n, Execution: "first"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := j.SaveRound(t.Context(), migration.Round{Number: 3, Execution: "again"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Migration("orders2").SaveRound(t.Context(), migration.Round{Number: 4}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := j.Rounds(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var numbers []int
+	for _, r := range got {
+		numbers = append(numbers, r.Number)
+	}
+	if !slices.Equal(numbers, []int{1, 2, 3, 1000, 9999, 10_000, 10_001}) || got[2].Execution != "again" {
+		t.Errorf("rounds %v, third %+v", numbers, got[2])
+	}
+}
+
+func TestOwner(t *testing.T) {
+	_, store := newMemory()
+	const execution = "arn:aws:states:eu-west-1:111122223333:execution:migration:orders-1"
+	if _, found, err := store.Owner(t.Context(), execution); found || err != nil {
+		t.Fatalf("unknown execution: %t, %v", found, err)
+	}
+	o := Owner{Migration: "orders", Execution: execution}
+	for range 2 {
+		if err := store.RecordOwner(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, found, err := store.Owner(t.Context(), execution); err != nil || !found || got != o {
+		t.Errorf("%+v, %t, %v", got, found, err)
+	}
+}
+
+func TestFreezeCopiesAndDocuments(t *testing.T) {
+	m, store := newMemory()
+	j := store.Migration("orders")
+	if _, found, err := j.Freeze(t.Context()); found || err != nil {
+		t.Errorf("no freeze: %t, %v", found, err)
+	}
+	if c, err := j.Copies(t.Context()); err != nil || len(c.Indices) != 0 {
+		t.Errorf("no copies: %v, %v", c, err)
+	}
+	predicted := 2.5
+	f := Freeze{Execution: "arn:1", State: Frozen, Before: map[string]string{"a": "", "b": "true"}, StartedAt: at, Prediction: &predicted}
+	if err := j.SaveFreeze(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	if got, found, err := j.Freeze(t.Context()); err != nil || !found || !reflect.DeepEqual(got, f) {
+		t.Errorf("%+v, %t, %v", got, found, err)
+	}
+	if body := m.objects["migrations/orders/freeze.json"]; strings.Contains(body, "provenAt") || strings.Contains(body, "endedAt") {
+		t.Errorf("times that nobody measured are written: %s", body)
+	}
+	if err := j.SaveCopies(t.Context(), Copies{Indices: []string{"a"}}); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := j.Copies(t.Context()); err != nil || !slices.Equal(c.Indices, []string{"a"}) {
+		t.Errorf("%v, %v", c, err)
+	}
+	var d migration.Decision
+	if found, err := j.Document(t.Context(), DecisionFile, &d); found || err != nil {
+		t.Errorf("no decision: %t, %v", found, err)
+	}
+	if err := j.SaveDocument(t.Context(), DecisionFile, migration.Decision{Action: migration.CutOver}); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := j.Document(t.Context(), DecisionFile, &d); err != nil || !found || d.Action != migration.CutOver {
+		t.Errorf("%+v, %t, %v", d, found, err)
+	}
+}
+
+func TestS3ErrorsBecomeFaults(t *testing.T) {
+	code := func(c string) error {
+		return fmt.Errorf("operation: %w", &smithy.GenericAPIError{Code: c, Message: "why"})
+	}
+	for name, c := range map[string]struct {
+		err  error
+		want fault.Name
+	}{
+		"denied":       {code("AccessDenied"), fault.AccessDenied},
+		"no bucket":    {code("NoSuchBucket"), fault.AccessDenied},
+		"other Region": {code("PermanentRedirect"), fault.AccessDenied},
+		"slow down":    {code("SlowDown"), fault.Throttled},
+		"503":          {code("ServiceUnavailable"), fault.Throttled},
+		"internal":     {code("InternalError"), fault.Unavailable},
+		"no answer":    {errors.New("connection reset by peer"), fault.Unavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, store := newMemory()
+			m.err = c.err
+			j := store.Migration("orders")
+			_, read := j.Plan(t.Context(), "")
+			_, list := j.Rounds(t.Context())
+			_, _, owner := store.Owner(t.Context(), "arn:1")
+			for op, err := range map[string]error{
+				"read journal": read, "list journal": list, "write journal": j.SavePlan(t.Context(), migration.Plan{}),
+			} {
+				wantFault(t, err, c.want, op, "journal/migrations/orders")
+				if !errors.Is(err, c.err) {
+					t.Errorf("%s: the cause is lost: %v", op, err)
+				}
+			}
+			wantFault(t, owner, c.want)
+			wantFault(t, j.RecordCheckpoints(t.Context(), Checkpoints{Round: 1}), c.want)
+		})
+	}
+}

@@ -1,0 +1,117 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
+	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
+)
+
+// histories answers look after look; each look is what every execution's newest events are, newest first.
+type histories struct {
+	looks  []map[string][]types.HistoryEvent
+	status []types.ExecutionStatus
+	look   int
+	asked  []string
+	err    error
+}
+
+func (h *histories) DescribeExecution(_ context.Context, in *sfn.DescribeExecutionInput, _ ...func(*sfn.Options)) (*sfn.DescribeExecutionOutput, error) {
+	if h.err != nil {
+		return nil, h.err
+	}
+	h.look++
+	return &sfn.DescribeExecutionOutput{ExecutionArn: in.ExecutionArn, Status: h.status[h.look-1]}, nil
+}
+
+func (h *histories) GetExecutionHistory(_ context.Context, in *sfn.GetExecutionHistoryInput, _ ...func(*sfn.Options)) (*sfn.GetExecutionHistoryOutput, error) {
+	if !in.ReverseOrder || !aws.ToBool(in.IncludeExecutionData) {
+		return nil, errors.New("the newest events with their data are needed")
+	}
+	h.asked = append(h.asked, *in.ExecutionArn)
+	return &sfn.GetExecutionHistoryOutput{Events: h.looks[h.look-1][*in.ExecutionArn]}, nil
+}
+
+func entered(state string) types.HistoryEvent {
+	return types.HistoryEvent{StateEnteredEventDetails: &types.StateEnteredEventDetails{Name: aws.String(state)}}
+}
+
+func submitted(child string) types.HistoryEvent {
+	return types.HistoryEvent{TaskSubmittedEventDetails: &types.TaskSubmittedEventDetails{
+		ResourceType: aws.String("states"), Output: aws.String(`{"ExecutionArn":"` + child + `"}`),
+	}}
+}
+
+func succeeded(payload string) types.HistoryEvent {
+	return types.HistoryEvent{TaskSucceededEventDetails: &types.TaskSucceededEventDetails{Output: aws.String(`{"Payload":` + payload + `}`)}}
+}
+
+func TestFollow(t *testing.T) {
+	decided := succeeded(`{"action":"cutover","reason":"it fits","prediction":{"seconds":4.5}}`)
+	polled := succeeded(`{"what":"snapshot","round":2,"percent":25,"bytes":250,"totalBytes":1000}`)
+	h := &histories{
+		status: []types.ExecutionStatus{"RUNNING", "RUNNING", "RUNNING", "RUNNING", "RUNNING", "SUCCEEDED"},
+		looks: []map[string][]types.HistoryEvent{
+			{"m": {entered("Preflight")}},
+			{"m": {submitted("r1"), entered("Round")}, "r1": {polled, entered("PollSnapshot")}},
+			{"m": {submitted("r1"), entered("Round")}, "r1": {polled, entered("PollSnapshot")}}, // no news
+			{"m": {submitted("r1"), entered("Round")}, "r1": {entered("Copy"), polled, entered("PollSnapshot")}},
+			{"m": {entered("Freeze"), decided, entered("Decide"), submitted("r1"), entered("Round")}},
+			{"m": {entered("Migrated"), succeeded(`{"verdict":"verified"}`)}},
+		},
+	}
+	var lines []string
+	var all []Progress
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		d, err := Watcher{Client: h}.Follow(t.Context(), "m", func(p Progress) { all, lines = append(all, p), append(lines, p.String()) })
+		if err != nil || d.Status != types.ExecutionStatusSucceeded {
+			t.Fatalf("%v, %v", d, err)
+		}
+		if took := time.Since(began); took != 10*time.Second {
+			t.Errorf("six looks took %v, want two seconds between them", took)
+		}
+	})
+	var states []string
+	for _, p := range all {
+		states = append(states, fmt.Sprint(p.State, "/", p.Phase, "/", p.Round))
+	}
+	if !slices.Equal(states, []string{"Preflight//0", "Round/snapshot/2", "Round/copy/2", "Freeze//2", "Migrated//2"}) {
+		t.Fatalf("reported %v", states)
+	}
+	if all[1].Percent != 25 || all[1].Bytes != 250 || all[1].TotalBytes != 1000 || !strings.Contains(lines[1], "25.0 %") {
+		t.Errorf("poll: %+v, %q", all[1], lines[1])
+	}
+	// The snapshot's numbers say nothing of the copy.
+	if all[2].Percent != 0 || all[2].TotalBytes != 0 || strings.Contains(lines[2], "%") {
+		t.Errorf("copy: %+v", all[2])
+	}
+	if all[3].Predicted == nil || *all[3].Predicted != 4.5 || all[3].Reason != "it fits" || !strings.Contains(lines[3], "predicted downtime 4.5 s") {
+		t.Errorf("decision: %+v", all[3])
+	}
+	if n := strings.Count(strings.Join(h.asked, " "), "r1"); n != 3 {
+		t.Errorf("the round was asked %d times, want only while it runs", n)
+	}
+}
+
+func TestFollowEnds(t *testing.T) {
+	h := &histories{err: errors.New("no such execution")}
+	if _, err := (Watcher{Client: h}).Follow(t.Context(), "m", func(Progress) { t.Error("reported") }); !errors.Is(err, h.err) || !strings.Contains(err.Error(), "m") {
+		t.Errorf("%v", err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		h := &histories{status: []types.ExecutionStatus{"RUNNING"}, looks: []map[string][]types.HistoryEvent{{"m": {entered("Wait")}}}}
+		if _, err := (Watcher{Client: h, Interval: time.Hour}).Follow(ctx, "m", func(Progress) { cancel() }); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+	})
+}

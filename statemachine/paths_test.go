@@ -1,0 +1,1033 @@
+package statemachine_test
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-lambda-go/lambda/messages"
+
+	"github.com/domainferry/domainferry/internal/fault"
+	"github.com/domainferry/domainferry/internal/journal"
+	"github.com/domainferry/domainferry/internal/lambdahost"
+	"github.com/domainferry/domainferry/internal/local/asl"
+	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/names"
+	"github.com/domainferry/domainferry/internal/s3copy"
+	"github.com/domainferry/domainferry/internal/step"
+)
+
+// site is a Task state; final tells a final round's states from a warm round's.
+type site struct {
+	state string
+	final bool
+}
+
+func (s site) String() string {
+	if s.final {
+		return s.state + " (final)"
+	}
+	return s.state
+}
+
+// world runs both machines on a virtual clock with steps that follow a script instead of moving data. Their events and answers
+// pass through lambdahost and the types of internal/step, so that the definitions meet the shapes and error names of a deployment.
+type world struct {
+	t       *testing.T
+	clock   *asl.VirtualClock
+	engine  *asl.Engine
+	started time.Time
+
+	// The script. Zero values give the shortest way through.
+	decisions []migration.Decision                               // in order; when used up, migration.Decide decides
+	takes     func(what string, round int) time.Duration         // how long a snapshot or restore runs
+	ranges    int                                                // of a copy plan; 0 means 1
+	slices    int64                                              // invocations that a range takes; 0 means 1
+	slice     time.Duration                                      // of one invocation
+	disturb   func(ctx context.Context, at site, call int) error // asked at the start of each invocation; an error is its outcome
+	snapshot  func(call int, out step.SnapshotOutput) step.SnapshotOutput
+	poll      func(at site, call int, out step.PollStatusOutput) step.PollStatusOutput
+	publish   func(call int, out step.PublishCopyOutput) step.PublishCopyOutput
+	restore   func(call int, out step.RestoreOutput) step.RestoreOutput
+
+	// What happened.
+	mu       sync.Mutex
+	calls    map[site]int
+	entered  map[*asl.Execution][]string
+	order    []*asl.Execution // as they entered their first states
+	rounds   []migration.Round
+	cursors  map[string][]string // by a range's upper end: After of each invocation
+	spec     migration.Spec
+	planned  []step.PlanCopyOutput
+	failures []step.Failure // that Thaw was given
+	frozen   bool
+}
+
+const (
+	thawError = string(fault.VerificationFailed)
+	thawCause = "what Thaw says\nState of writes: the source takes writes again"
+)
+
+// parsed holds the definitions with each function's name for its ARN: hundreds of worlds share them.
+var parsed = sync.OnceValues(func() (map[string]*asl.Machine, error) {
+	substitutions := map[string]string{names.RoundMachinePlaceholder: asl.New(asl.Config{}).ARN(names.RoundMachine)}
+	for _, f := range names.Functions() {
+		substitutions[f.Placeholder()] = f.Name
+	}
+	machines := map[string]*asl.Machine{}
+	for name, definition := range definitions {
+		m, err := asl.Parse([]byte(definition), substitutions)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		machines[name] = m
+	}
+	return machines, nil
+})
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	t.Cleanup(func() { slog.SetDefault(before) })
+	w := &world{
+		t: t, started: time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC),
+		calls: map[site]int{}, entered: map[*asl.Execution][]string{}, cursors: map[string][]string{},
+	}
+	w.clock = asl.NewVirtualClock(w.started)
+	w.engine = asl.New(asl.Config{Clock: w.clock, Lambda: w, Random: rand.New(rand.NewPCG(3, 4))})
+	machines, err := parsed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, m := range machines {
+		if _, err := w.engine.AddStateMachine(name, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.engine.Observe(asl.Observer{StateEntered: func(e asl.StateEntered) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.entered[e.Execution] == nil {
+			w.order = append(w.order, e.Execution)
+		}
+		w.entered[e.Execution] = append(w.entered[e.Execution], e.State)
+	}})
+	return w
+}
+
+// Errors of disturb that do not come from a step.
+var errGarbled = errors.New("the function answers null")
+
+// Invoke implements asl.Invoker.
+func (w *world) Invoke(ctx context.Context, function string, payload []byte) ([]byte, error) {
+	single := func(state string) func(json.RawMessage) site {
+		return func(json.RawMessage) site { return site{state: state} }
+	}
+	ofRound := func(state string) func(json.RawMessage) site {
+		return func(b json.RawMessage) site {
+			var in step.PollStatusInput
+			if err := json.Unmarshal(b, &in); err != nil {
+				w.t.Errorf("%s: %v", state, err)
+			}
+			if state == "" {
+				state = map[string]string{"snapshot": "PollSnapshot", "restore": "PollRestore"}[in.What]
+			}
+			return site{state, in.Final}
+		}
+	}
+	switch function {
+	case "preflight":
+		return serve(ctx, w, single("Preflight"), payload, w.runPreflight)
+	case "register":
+		return serve(ctx, w, single("Register"), payload, func(_ context.Context, in step.RegisterInput, _ int) (step.RegisterOutput, error) {
+			return step.RegisterOutput{Repository: in.Migration, Source: "registered", Destination: "registered"}, nil
+		})
+	case "decide":
+		return serve(ctx, w, single("Decide"), payload, w.runDecide)
+	case "freeze":
+		return serve(ctx, w, single("Freeze"), payload, w.runFreeze)
+	case "verify":
+		return serve(ctx, w, single("Verify"), payload, func(context.Context, step.VerifyInput, int) (step.VerifyOutput, error) {
+			return step.VerifyOutput{Verdict: migration.Verified, Checks: 7, Seconds: 0.5}, nil
+		})
+	case "finish":
+		return serve(ctx, w, single("Finish"), payload, func(_ context.Context, in step.FinishInput, _ int) (step.FinishOutput, error) {
+			w.frozen = false
+			return step.FinishOutput{Migration: in.Migration, Verdict: migration.Verified, Rounds: in.Round, WritableAt: w.clock.Now()}, nil
+		})
+	case "thaw":
+		return serve(ctx, w, single("Thaw"), payload, w.runThaw)
+	case "snapshot":
+		return serve(ctx, w, ofRound("StartSnapshot"), payload, w.runSnapshot)
+	case "poll-status":
+		return serve(ctx, w, ofRound(""), payload, w.runPoll)
+	case "plan-copy":
+		return serve(ctx, w, ofRound("PlanCopy"), payload, w.runPlanCopy)
+	case "copy":
+		return serve(ctx, w, ofRound("CopyRange"), payload, w.runCopy)
+	case "publish-copy":
+		return serve(ctx, w, ofRound("PublishCopy"), payload, w.runPublish)
+	case "restore":
+		return serve(ctx, w, ofRound("StartRestore"), payload, w.runRestore)
+	case "record-round":
+		return serve(ctx, w, ofRound("RecordRound"), payload, w.runRecord)
+	}
+	return nil, fmt.Errorf("no function %q", function)
+}
+
+// serve is one invocation: the event is decoded as strictly as a deployed function does it, the answer made by run.
+func serve[In, Out any](ctx context.Context, w *world, at func(json.RawMessage) site, payload []byte,
+	run func(context.Context, In, int) (Out, error)) ([]byte, error) {
+	where := at(payload)
+	w.mu.Lock()
+	w.calls[where]++
+	call := w.calls[where]
+	w.mu.Unlock()
+	var outside error // not the step's own: it reaches the engine as it is
+	answer, err := lambdahost.Handle(ctx, func(ctx context.Context, in In) (Out, error) {
+		if w.disturb != nil {
+			if err := w.disturb(ctx, where, call); err != nil {
+				var none Out
+				if _, ours := fault.As(err); !ours {
+					outside = err
+				}
+				return none, err
+			}
+		}
+		return run(ctx, in, call)
+	}, payload)
+	switch typed, ok := errors.AsType[messages.InvokeResponse_Error](err); {
+	case outside == errGarbled:
+		return []byte("null"), nil
+	case outside != nil:
+		return nil, outside
+	case ok:
+		return nil, &asl.FunctionError{Type: typed.Type, Message: typed.Message}
+	}
+	return answer, err
+}
+
+func (w *world) runPreflight(_ context.Context, in step.PreflightInput, _ int) (step.PreflightOutput, error) {
+	spec, err := migration.DecodeSpec(in.Input)
+	if err != nil {
+		return step.PreflightOutput{}, fault.New(fault.InvalidInput, "check the migration", "input", err)
+	}
+	w.spec = spec
+	return step.PreflightOutput{
+		Migration: spec.Migration, Mode: spec.Mode, FirstRound: 1, Spec: spec, LeftOut: []migration.LeftOut{}, Warnings: []string{},
+	}, nil
+}
+
+func (w *world) runDecide(_ context.Context, in step.DecideInput, _ int) (step.DecideOutput, error) {
+	out := step.DecideOutput{NextRound: in.Round + 1}
+	if len(w.decisions) > 0 {
+		out.Decision, w.decisions = w.decisions[0], w.decisions[1:]
+	} else {
+		out.Decision = migration.Decide(w.spec, in.Execution, w.rounds)
+	}
+	return out, nil
+}
+
+func (w *world) runFreeze(context.Context, step.FreezeInput, int) (step.FreezeOutput, error) {
+	w.frozen = true
+	return step.FreezeOutput{FrozenAt: w.clock.Now(), Indices: 1}, nil
+}
+
+func (w *world) runThaw(_ context.Context, in step.ThawInput, _ int) (step.ThawOutput, error) {
+	if in.Failure == nil {
+		return step.ThawOutput{}, errors.New("thaw was not told why")
+	}
+	w.frozen = false
+	w.failures = append(w.failures, *in.Failure)
+	return step.ThawOutput{State: journal.Thawed, Indices: []string{"orders"}, Error: thawError, Cause: thawCause}, nil
+}
+
+func (w *world) runSnapshot(_ context.Context, in step.RoundInput, call int) (step.SnapshotOutput, error) {
+	if in.Round == 0 { // the next one of the journal
+		in.Round = len(w.rounds) + 1
+	}
+	out := step.SnapshotOutput{Accepted: true, Round: in.Round, Snapshot: migration.SnapshotName(in.Migration, in.Round), StartedAt: w.clock.Now()}
+	if w.snapshot != nil {
+		out = w.snapshot(call, out)
+	}
+	return out, nil
+}
+
+// runPoll waits inside the freeze and answers how long to wait outside of it, as the real step does.
+func (w *world) runPoll(ctx context.Context, in step.PollStatusInput, call int) (step.PollStatusOutput, error) {
+	out := step.PollStatusOutput{What: in.What, Round: in.Round}
+	over := in.StartedAt
+	if w.takes != nil {
+		over = over.Add(w.takes(in.What, in.Round))
+	}
+	if in.Final {
+		if err := asl.Sleep(ctx, w.clock, min(20*time.Second, over.Sub(w.clock.Now()))); err != nil {
+			return out, err
+		}
+	}
+	now := w.clock.Now()
+	elapsed := now.Sub(in.StartedAt).Seconds()
+	at := site{"PollSnapshot", in.Final}
+	if in.What == "restore" {
+		at.state = "PollRestore"
+	}
+	switch {
+	case !now.Before(over) && in.What == "snapshot":
+		out.Done = true
+		out.Snapshot = &migration.SnapshotPhase{Name: migration.SnapshotName(in.Migration, in.Round), Seconds: over.Sub(in.StartedAt).Seconds()}
+	case !now.Before(over):
+		out.Done, out.Restore = true, &migration.RestorePhase{Indices: 1, Seconds: over.Sub(in.StartedAt).Seconds()}
+	case !in.Final:
+		out.WaitSeconds = migration.NextPoll(elapsed)
+	}
+	if w.poll != nil {
+		out = w.poll(at, call, out)
+	}
+	return out, nil
+}
+
+func (w *world) runPlanCopy(_ context.Context, in step.RoundInput, _ int) (step.PlanCopyOutput, error) {
+	out := step.PlanCopyOutput{StartedAt: w.clock.Now()}
+	out.Root = s3copy.Root{Name: fmt.Sprintf("index-%d", in.Round), Generation: int64(in.Round), LastModified: out.StartedAt}
+	after := ""
+	for i := range max(w.ranges, 1) {
+		through := fmt.Sprintf("indices/%02d0", i)
+		if i == max(w.ranges, 1)-1 {
+			through = ""
+		}
+		out.Ranges = append(out.Ranges, s3copy.Range{After: after, Through: through})
+		after = through
+	}
+	w.planned = append(w.planned, out)
+	return out, nil
+}
+
+func (w *world) runCopy(ctx context.Context, in step.CopyInput, _ int) (step.CopyInput, error) {
+	w.mu.Lock()
+	w.cursors[in.Range.Through] = append(w.cursors[in.Range.Through], in.Range.After)
+	w.mu.Unlock()
+	if err := asl.Sleep(ctx, w.clock, w.slice); err != nil {
+		return in, err
+	}
+	in.Copied++
+	in.Bytes += 1000
+	if in.Done = in.Copied >= w.slices; !in.Done {
+		in.Range.After = fmt.Sprintf("%s~%d", in.Range.Through, in.Copied)
+	}
+	return in, nil
+}
+
+func (w *world) runPublish(_ context.Context, in step.PublishCopyInput, call int) (step.PublishCopyOutput, error) {
+	planned := w.planned[len(w.planned)-1]
+	if in.Root != planned.Root || !in.StartedAt.Equal(planned.StartedAt) || len(in.Ranges) != len(planned.Ranges) {
+		w.t.Errorf("PublishCopy got %+v, planned was %+v", in, planned)
+	}
+	out := step.PublishCopyOutput{Published: true, Copy: migration.CopyPhase{Seconds: w.clock.Now().Sub(in.StartedAt).Seconds()}}
+	for i, r := range in.Ranges {
+		if !r.Done || r.Range.Through != planned.Ranges[i].Through {
+			w.t.Errorf("range %d came back as %+v", i, r)
+		}
+		out.Copy.Objects += r.Copied
+	}
+	if w.publish != nil {
+		out = w.publish(call, out)
+	}
+	return out, nil
+}
+
+func (w *world) runRestore(_ context.Context, _ step.RoundInput, call int) (step.RestoreOutput, error) {
+	out := step.RestoreOutput{Accepted: true, StartedAt: w.clock.Now(), Indices: 1}
+	if w.restore != nil {
+		out = w.restore(call, out)
+	}
+	return out, nil
+}
+
+func (w *world) runRecord(_ context.Context, in step.RecordRoundInput, _ int) (migration.Round, error) {
+	r := migration.Round{
+		Number: in.Round, Final: in.Final, Execution: in.Execution, StartedAt: in.StartedAt, FinishedAt: w.clock.Now(),
+		Snapshot: in.Snapshot, Copy: in.Copy, Restore: in.Restore,
+	}
+	if r.Snapshot.Name != migration.SnapshotName(in.Migration, in.Round) || r.Copy.Objects == 0 || r.Restore.Indices != 1 {
+		w.t.Errorf("RecordRound got %+v", in)
+	}
+	w.rounds = append(w.rounds, r)
+	return r, nil
+}
+
+// input is a whole input document; extra fields come first.
+func input(extra string) string {
+	side := func(region, name string) string {
+		return fmt.Sprintf(`{"domainArn":"arn:aws:es:%[1]s:111122223333:domain/%[2]s","endpoint":"https://search-%[2]s.%[1]s.es.amazonaws.com",
+			"repository":{"bucket":"%[2]s-snapshots","basePath":"%[2]s","region":"%[1]s","roleArn":"arn:aws:iam::111122223333:role/snapshots"}}`, region, name)
+	}
+	if extra != "" {
+		extra += ","
+	}
+	if !strings.Contains(extra, "downtimeWindow") {
+		extra += `"downtimeWindow":"10m",`
+	}
+	return `{` + extra + `"migration":"orders","source":` + side("eu-west-1", "legacy") + `,"destination":` + side("eu-central-1", "modern") +
+		`,"indices":{"include":["orders-*"]}}`
+}
+
+func (w *world) start(machine, input string) *asl.Execution {
+	w.t.Helper()
+	x, err := w.engine.Start(w.engine.ARN(machine), "", input)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return x
+}
+
+func (w *world) end(x *asl.Execution) asl.Description {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	defer cancel()
+	d, err := x.Wait(ctx)
+	if err != nil {
+		w.t.Fatalf("%v; at %s", err, w.clock.Now())
+	}
+	w.clock.WaitIdle()
+	return d
+}
+
+func (w *world) run(machine, input string) (*asl.Execution, asl.Description) {
+	w.t.Helper()
+	x := w.start(machine, input)
+	return x, w.end(x)
+}
+
+// trace lists the states that an execution entered.
+func (w *world) trace(x *asl.Execution) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.entered[x], " ")
+}
+
+// traces lists those of every execution of a machine, the oldest first; "round/Copy" means the children of the Copy map.
+func (w *world) traces(machine string) []string {
+	arn := w.engine.ARN(machine)
+	var out []string
+	for _, x := range w.order {
+		if x.StateMachineARN == arn {
+			out = append(out, w.trace(x))
+		}
+	}
+	return out
+}
+
+func (w *world) elapsed() time.Duration { return w.clock.Now().Sub(w.started) }
+
+func words(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+const (
+	snapshotStates = "Begin StartSnapshot SnapshotStarted PollSnapshot SnapshotDone "
+	copyStates     = "PlanCopy Copy PublishCopy CopyPublished "
+	restoreStates  = "StartRestore RestoreStarted PollRestore RestoreDone RecordRound"
+	roundStates    = snapshotStates + copyStates + restoreStates
+	cutOverStates  = "Freeze FinalRound Verify Finish Migrated"
+	warmStates     = "Round Decide WhatNext "
+)
+
+var (
+	warmAgain = migration.Decision{Action: migration.WarmAgain, Reason: "again"}
+	cutOver   = migration.Decision{Action: migration.CutOver, Reason: "fits"}
+)
+
+func TestPaths(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		machine  string // default migration
+		input    string // default: mode migrate
+		script   func(*world)
+		want     string   // states of the execution
+		rounds   []string // of its rounds; nil means not looked at
+		ranges   []string // of the children of all Copy maps, sorted; nil means not looked at
+		status   asl.Status
+		err      string
+		cause    string
+		took     time.Duration // without it: not looked at
+		atOnce   bool          // no time passes
+		alsoTrue func(t *testing.T, w *world, d asl.Description)
+	}{
+		{
+			name: "three warm rounds and the cut-over, decided by the rounds' durations",
+			script: func(w *world) {
+				w.takes = func(what string, round int) time.Duration {
+					if what == "snapshot" {
+						return 0
+					}
+					return []time.Duration{400 * time.Hour, 40 * time.Minute, 20 * time.Minute, 7 * time.Minute, 6 * time.Minute}[round]
+				}
+			},
+			want: "Preflight AssessOnly Register " + warmStates + warmStates + warmStates + cutOverStates,
+			alsoTrue: func(t *testing.T, w *world, d asl.Description) {
+				finals := []bool{}
+				for _, r := range w.rounds {
+					finals = append(finals, r.Final)
+				}
+				if !slices.Equal(finals, []bool{false, false, false, true}) || w.rounds[3].Number != 4 {
+					t.Errorf("rounds %+v", w.rounds)
+				}
+				traces := w.traces(names.RoundMachine)
+				for i, trace := range traces {
+					if got, want := strings.Contains(trace, "Wait"), i < 3; got != want {
+						t.Errorf("round %d entered %s", i+1, trace)
+					}
+				}
+				if want := snapshotStates + copyStates + "StartRestore RestoreStarted" + strings.Repeat(" PollRestore RestoreDone", 18) + " RecordRound"; traces[3] != want {
+					t.Errorf("the final round of 6 minutes entered\n%s, want long polls of 20 seconds:\n%s", traces[3], want)
+				}
+				var out step.FinishOutput
+				if err := json.Unmarshal([]byte(d.Output), &out); err != nil || out.Verdict != migration.Verified || out.Rounds != 4 {
+					t.Errorf("output %s, %v", d.Output, err)
+				}
+			},
+		},
+		{
+			name:   "nothing to wait for",
+			script: func(w *world) { w.decisions = []migration.Decision{warmAgain, warmAgain, cutOver} },
+			want:   "Preflight AssessOnly Register " + warmStates + warmStates + warmStates + cutOverStates,
+			rounds: []string{roundStates, roundStates, roundStates, roundStates}, atOnce: true,
+		},
+		{name: "assess", input: input(`"mode":"assess"`), want: "Preflight AssessOnly Assessed", rounds: []string{}, atOnce: true,
+			alsoTrue: func(t *testing.T, _ *world, d asl.Description) {
+				var out step.PreflightOutput
+				if err := json.Unmarshal([]byte(d.Output), &out); err != nil || out.Spec.Rounds.Maximum != 20 {
+					t.Errorf("the output does not show the input with its defaults: %s, %v", d.Output, err)
+				}
+			}},
+		{name: "warm", input: input(`"mode":"warm","rounds":{"minimum":3}`),
+			want: "Preflight AssessOnly Register " + warmStates + warmStates + warmStates + "Warmed", rounds: []string{roundStates, roundStates, roundStates}},
+		{
+			name: "pause between rounds", input: input(`"mode":"warm","rounds":{"minimum":3,"pause":"36h"}`),
+			want: "Preflight AssessOnly Register " + warmStates + "Wait " + warmStates + "Wait " + warmStates + "Warmed", took: 72 * time.Hour,
+		},
+		{
+			name: "never fits", script: func(w *world) {
+				w.takes = func(string, int) time.Duration { return time.Hour }
+			},
+			want:   "Preflight AssessOnly Register " + strings.Repeat(warmStates, 4) + "NeverFits",
+			status: asl.Failed, err: string(fault.NeverFits), cause: "predicted write downtime 7203.0 s",
+			alsoTrue: func(t *testing.T, w *world, d asl.Description) {
+				if want := migration.Decide(w.spec, d.ExecutionARN, w.rounds).Reason; d.Cause != want {
+					t.Errorf("cause %q, want the decision's reason %q", d.Cause, want)
+				}
+			},
+		},
+		{name: "input that is no migration", input: `{"migration":"orders","sauce":1}`, want: "Preflight",
+			status: asl.Failed, err: string(fault.InvalidInput), cause: "$.sauce", rounds: []string{}},
+		{
+			name: "a round alone takes the journal's next number", machine: names.RoundMachine, input: `{"migration":"orders"}`,
+			script: func(w *world) { w.rounds = make([]migration.Round, 6) }, want: roundStates,
+			alsoTrue: func(t *testing.T, w *world, _ asl.Description) {
+				if got := w.rounds[6]; got.Number != 7 || got.Final || got.Execution != "" {
+					t.Errorf("recorded %+v", got)
+				}
+			},
+		},
+		{
+			name: "the slot is busy twice", machine: names.RoundMachine, input: `{"migration":"orders","round":1}`,
+			script: func(w *world) {
+				w.snapshot = func(call int, out step.SnapshotOutput) step.SnapshotOutput {
+					if call < 3 {
+						out.Accepted, out.Waiting, out.WaitSeconds = false, "cs-automated/hourly", 5
+					}
+					return out
+				}
+			},
+			want: "Begin StartSnapshot SnapshotStarted WaitForSlot StartSnapshot SnapshotStarted WaitForSlot StartSnapshot SnapshotStarted PollSnapshot SnapshotDone " +
+				copyStates + restoreStates, took: 10 * time.Second,
+		},
+		{
+			name: "the snapshot is gone and started again", machine: names.RoundMachine, input: `{"migration":"orders","round":1}`,
+			script: func(w *world) {
+				w.poll = func(at site, call int, out step.PollStatusOutput) step.PollStatusOutput {
+					if at.state == "PollSnapshot" && call == 1 {
+						return step.PollStatusOutput{What: out.What, Round: out.Round, StartAgain: true}
+					}
+					return out
+				}
+			},
+			want: snapshotStates + "StartSnapshot SnapshotStarted PollSnapshot SnapshotDone " + copyStates + restoreStates, atOnce: true,
+		},
+		{
+			name: "not published, planned again", machine: names.RoundMachine, input: `{"migration":"orders","round":1}`,
+			script: func(w *world) {
+				w.ranges = 3
+				w.publish = func(call int, out step.PublishCopyOutput) step.PublishCopyOutput {
+					out.Published = call > 1
+					return out
+				}
+			},
+			want:   snapshotStates + copyStates + copyStates + restoreStates,
+			ranges: slices.Repeat([]string{"CopyRange RangeDone RangeCopied"}, 6), atOnce: true,
+		},
+		{
+			name: "the destination holds the index, later the restore is cut off", machine: names.RoundMachine, input: `{"migration":"orders","round":1}`,
+			script: func(w *world) {
+				w.restore = func(call int, out step.RestoreOutput) step.RestoreOutput {
+					if call == 1 {
+						out.Accepted, out.Waiting, out.WaitSeconds = false, "cs-automated holds orders", 2
+					}
+					return out
+				}
+				w.poll = func(at site, call int, out step.PollStatusOutput) step.PollStatusOutput {
+					switch {
+					case at.state == "PollRestore" && call == 1:
+						return step.PollStatusOutput{WaitSeconds: 7}
+					case at.state == "PollRestore" && call == 2:
+						return step.PollStatusOutput{StartAgain: true}
+					}
+					return out
+				}
+			},
+			want: snapshotStates + copyStates + "StartRestore RestoreStarted WaitToRestore StartRestore RestoreStarted PollRestore RestoreDone WaitForRestore " +
+				"PollRestore RestoreDone " + restoreStates, took: 9 * time.Second,
+		},
+		{
+			name: "ranges that take several invocations", machine: names.RoundMachine, input: `{"migration":"orders","round":1}`,
+			script: func(w *world) { w.ranges, w.slices, w.slice = 14, 3, 10*time.Minute },
+			want:   roundStates, took: time.Hour, // 14 ranges, 12 at a time
+			ranges: slices.Repeat([]string{"CopyRange RangeDone CopyRange RangeDone CopyRange RangeDone RangeCopied"}, 14),
+			alsoTrue: func(t *testing.T, w *world, _ asl.Description) {
+				if got, want := w.cursors["indices/050"], []string{"indices/040", "indices/050~1", "indices/050~2"}; !slices.Equal(got, want) {
+					t.Errorf("cursors %v, want %v", got, want)
+				}
+				if got := w.rounds[0].Copy.Objects; got != 14*3 {
+					t.Errorf("%d objects recorded", got)
+				}
+			},
+		},
+		{
+			name: "inside the freeze everything goes round without Wait states", machine: names.RoundMachine, input: `{"migration":"orders","round":3,"final":true,"execution":"arn:x"}`,
+			script: func(w *world) {
+				w.takes = func(string, int) time.Duration { return 50 * time.Second }
+				w.snapshot = func(call int, out step.SnapshotOutput) step.SnapshotOutput {
+					out.Accepted = call > 2
+					return out
+				}
+				w.restore = func(call int, out step.RestoreOutput) step.RestoreOutput {
+					out.Accepted = call > 2
+					return out
+				}
+			},
+			want: "Begin " + strings.Repeat("StartSnapshot SnapshotStarted ", 3) + strings.Repeat("PollSnapshot SnapshotDone ", 3) + copyStates +
+				strings.Repeat("StartRestore RestoreStarted ", 3) + strings.Repeat("PollRestore RestoreDone ", 3) + "RecordRound", took: 100 * time.Second,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			if c.script != nil {
+				c.script(w)
+			}
+			x, d := w.run(cmp.Or(c.machine, names.MigrationMachine), cmp.Or(c.input, input("")))
+			if d.Status != cmp.Or(c.status, asl.Succeeded) || d.Error != c.err || !strings.Contains(d.Cause, c.cause) {
+				t.Errorf("got %s %s: %s", d.Status, d.Error, d.Cause)
+			}
+			if got := w.trace(x); got != words(c.want) {
+				t.Errorf("states\n got %s\nwant %s", got, words(c.want))
+			}
+			if got := w.traces(names.RoundMachine); c.rounds != nil && !slices.Equal(got, c.rounds) {
+				t.Errorf("rounds\n got %s\nwant %s", strings.Join(got, "\n     "), strings.Join(c.rounds, "\n     "))
+			}
+			if got := w.traces(names.RoundMachine + "/Copy"); c.ranges != nil && !slices.Equal(got, c.ranges) {
+				t.Errorf("ranges\n got %s\nwant %s", strings.Join(got, "\n     "), strings.Join(c.ranges, "\n     "))
+			}
+			if (c.atOnce || c.took > 0) && w.elapsed() != c.took {
+				t.Errorf("it took %s, want %s", w.elapsed(), c.took)
+			}
+			if w.frozen {
+				t.Error("writes are still stopped")
+			}
+			if c.alsoTrue != nil && !t.Failed() {
+				c.alsoTrue(t, w, d)
+			}
+		})
+	}
+}
+
+// sites lists the Lambda tasks of both machines by what an error there leads to: before the freeze a failed execution, inside it
+// a thaw. The states of a round are in both.
+func sites(t *testing.T) (warm, frozen []site) {
+	t.Helper()
+	parse(t, definitions[names.MigrationMachine]).each(func(name string, s state) {
+		switch {
+		case s.Resource != lambdaTask || name == "Thaw":
+		case len(s.Catch) > 0:
+			frozen = append(frozen, site{name, false})
+		default:
+			warm = append(warm, site{name, false})
+		}
+	})
+	parse(t, definitions[names.RoundMachine]).each(func(name string, s state) {
+		if s.Resource == lambdaTask {
+			name = name[strings.LastIndex(name, "/")+1:]
+			warm, frozen = append(warm, site{name, false}), append(frozen, site{name, true})
+		}
+	})
+	if len(warm) < 11 || len(frozen) < 11 {
+		t.Fatalf("warm %v, frozen %v", warm, frozen)
+	}
+	return warm, frozen
+}
+
+// short is a migration of one warm round and the cut-over.
+func short(t *testing.T) *world {
+	w := newWorld(t)
+	w.decisions = []migration.Decision{cutOver}
+	return w
+}
+
+func refused(context.Context, *world) error {
+	return fault.Newf(fault.RequestRefused, "do it", "https://legacy", "no")
+}
+
+// retryables are the errors that both retriers name, with the most attempts and the longest waits before the n-th repetition.
+func retryables() map[string]struct {
+	err      error
+	attempts int
+	wait     func(n int) time.Duration
+} {
+	type kind = struct {
+		err      error
+		attempts int
+		wait     func(n int) time.Duration
+	}
+	grows := func(rate float64) func(n int) time.Duration {
+		return func(n int) time.Duration {
+			delay := 1.0
+			for range n {
+				delay = min(30, delay*rate)
+			}
+			return time.Duration(delay * float64(time.Second))
+		}
+	}
+	all := map[string]kind{"an error of the network": {errors.New("connection reset"), 9, grows(2)}} // Lambda.Unknown
+	for _, d := range fault.Catalogue() {
+		if d.Retryable {
+			all[string(d.Name)] = kind{fault.Newf(d.Name, "do it", "https://legacy", "not now"), 121, grows(1.5)}
+		}
+	}
+	for _, name := range []string{"Runtime.ExitError", "Sandbox.Timedout"} {
+		all[name] = kind{&asl.FunctionError{Type: name, Message: "RequestId: 1 Error"}, 9, grows(2)}
+	}
+	for _, name := range []string{"Lambda.ServiceException", "Lambda.TooManyRequestsException", "Lambda.SdkClientException",
+		"Lambda.AWSLambdaException", "Lambda.ClientExecutionTimeoutException"} {
+		all[name] = kind{&asl.StateError{Name: name, Cause: "try again"}, 9, grows(2)}
+	}
+	return all
+}
+
+func TestRetryableErrorsPass(t *testing.T) {
+	plain := short(t)
+	if _, d := plain.run(names.MigrationMachine, input("")); d.Status != asl.Succeeded || plain.elapsed() != 0 {
+		t.Fatalf("got %s after %s: %s %s", d.Status, plain.elapsed(), d.Error, d.Cause)
+	}
+	warm, frozen := sites(t)
+	const failures = 7
+	for _, at := range append(warm, frozen...) {
+		for name, kind := range retryables() {
+			w := short(t)
+			w.disturb = func(_ context.Context, here site, call int) error {
+				if here == at && call <= failures {
+					return kind.err
+				}
+				return nil
+			}
+			_, d := w.run(names.MigrationMachine, input(""))
+			var longest time.Duration
+			for n := range failures {
+				longest += kind.wait(n)
+			}
+			want := maps.Clone(plain.calls)
+			want[at] += failures
+			if d.Status != asl.Succeeded || !maps.Equal(w.calls, want) || w.elapsed() == 0 || w.elapsed() > longest {
+				t.Errorf("%s, %s: %s after %s (at most %s wanted), %d attempts: %s %s", at, name, d.Status, w.elapsed(), longest, w.calls[at], d.Error, d.Cause)
+			}
+		}
+	}
+}
+
+func TestRetriesEnd(t *testing.T) {
+	warm, _ := sites(t)
+	for _, at := range warm {
+		for name, kind := range retryables() {
+			if at != warm[0] && name != string(fault.Busy) && name != "Runtime.ExitError" {
+				continue // each name at one state, each retrier at every state
+			}
+			w := short(t)
+			w.disturb = func(_ context.Context, here site, _ int) error {
+				if here == at {
+					return kind.err
+				}
+				return nil
+			}
+			_, d := w.run(names.MigrationMachine, input(""))
+			if d.Status != asl.Failed || w.calls[at] != kind.attempts || w.elapsed() > time.Hour {
+				t.Errorf("%s, %s: %s after %d attempts and %s, want %d attempts", at, name, d.Status, w.calls[at], w.elapsed(), kind.attempts)
+			}
+		}
+	}
+}
+
+// innermost reads an execution's error as an operator (and Thaw) does: the causes that the service nests, down to the step's own.
+func innermost(name, cause string) (string, string) {
+	for {
+		var inner struct{ Error, Cause, ErrorType, ErrorMessage string }
+		if json.Unmarshal([]byte(cause), &inner) != nil {
+			return name, cause
+		}
+		switch {
+		case inner.ErrorType != "":
+			return inner.ErrorType, inner.ErrorMessage
+		case inner.Error != "":
+			name, cause = inner.Error, inner.Cause
+		default:
+			return name, cause
+		}
+	}
+}
+
+// A Map Run tells only that children failed, never why: the name of CopyRange's error is with the child.
+const mapRunFailed = "States.ExceedToleratedFailureThreshold"
+
+// inMapRun finds the error of the failed child of an execution's last Map Run.
+func (w *world) inMapRun(round *asl.Execution) (name, cause string) {
+	runs := round.MapRuns()
+	if len(runs) == 0 {
+		return "", ""
+	}
+	for _, x := range w.engine.Executions(runs[len(runs)-1].ARN) {
+		if d := x.Describe(); d.Status == asl.Failed {
+			return innermost(d.Error, d.Cause)
+		}
+	}
+	return "", ""
+}
+
+func (w *world) lastRound() *asl.Execution {
+	return w.engine.Executions(w.engine.ARN(names.RoundMachine))[0]
+}
+
+// hang is a function that does not answer in its state's time.
+func hang(ctx context.Context, w *world) error {
+	if err := asl.Sleep(ctx, w.clock, 3*time.Hour); err != nil {
+		return err
+	}
+	return errors.New("nobody waits for this any more")
+}
+
+func TestFailuresBeforeTheFreezeAreRedriven(t *testing.T) {
+	plain := short(t)
+	px, pd := plain.run(names.MigrationMachine, input(""))
+	if pd.Status != asl.Succeeded {
+		t.Fatalf("%+v", pd)
+	}
+	warm, _ := sites(t)
+	kinds := map[string]func(context.Context, *world) error{
+		"States.Timeout": hang,
+	}
+	for _, d := range fault.Catalogue() {
+		if !d.Retryable {
+			kinds[string(d.Name)] = func(context.Context, *world) error { return fault.Newf(d.Name, "do it", "https://legacy", "no") }
+		}
+	}
+	for _, at := range warm {
+		for want, fails := range kinds {
+			if at != warm[0] && want != string(fault.RequestRefused) && want != "States.Timeout" {
+				continue // each name at one state, one name and the time-out at every state
+			}
+			w := short(t)
+			w.disturb = func(ctx context.Context, here site, _ int) error {
+				if here == at {
+					return fails(ctx, w)
+				}
+				return nil
+			}
+			x, d := w.run(names.MigrationMachine, input(""))
+			name, cause := innermost(d.Error, d.Cause)
+			if at.state == "CopyRange" {
+				if name != mapRunFailed {
+					t.Errorf("%s, %s: the execution ends with %s; the Map Run hides nothing any more?", at, want, name)
+				}
+				name, cause = w.inMapRun(w.lastRound())
+			}
+			if d.Status != asl.Failed || name != want || (want != "States.Timeout" && !strings.Contains(cause, "do it on https://legacy: no Next: ")) || w.calls[at] != 1 {
+				t.Errorf("%s, %s: %s with %s %q after %d attempts", at, want, d.Status, name, cause, w.calls[at])
+				continue
+			}
+			if w.calls[site{"Thaw", false}]+w.calls[site{"Freeze", false}] != 0 {
+				t.Errorf("%s, %s: froze or thawed", at, want)
+			}
+			w.disturb = nil
+			if err := x.Redrive(); err != nil {
+				t.Errorf("%s, %s: %v", at, want, err)
+				continue
+			}
+			d = w.end(x)
+			calls := maps.Clone(plain.calls)
+			calls[at]++
+			if d.Status != asl.Succeeded || !maps.Equal(w.calls, calls) {
+				t.Errorf("%s, %s, redriven: %s %s %s; calls %v, want %v", at, want, d.Status, d.Error, d.Cause, w.calls, calls)
+			}
+			if got, want := w.trace(x), plain.trace(px); got != want {
+				t.Errorf("%s: the redriven execution entered %s, want %s", at, got, want)
+			}
+			if got, want := w.traces(names.RoundMachine), plain.traces(names.RoundMachine); !slices.Equal(got, want) {
+				t.Errorf("%s: the rounds entered %v, want %v", at, got, want)
+			}
+		}
+	}
+}
+
+func TestEveryFailureInTheFreezeThaws(t *testing.T) {
+	_, frozen := sites(t)
+	type kind struct {
+		fail  func(ctx context.Context, w *world) error
+		name  string // that Thaw can find
+		delay bool   // retries come first
+	}
+	kinds := map[string]kind{
+		"fault":   {refused, string(fault.RequestRefused), false},
+		"hang":    {hang, "States.Timeout", true},
+		"garbled": {func(context.Context, *world) error { return errGarbled }, "States.QueryEvaluationError", false},
+		"round stopped": {func(ctx context.Context, w *world) error {
+			w.lastRound().Stop("Operator.Impatient", "")
+			return ctx.Err()
+		}, "Operator.Impatient", false},
+		"round stopped without a word": {func(ctx context.Context, w *world) error {
+			w.lastRound().Stop("", "")
+			return ctx.Err()
+		}, "States.TaskFailed", false},
+	}
+	for name, k := range retryables() {
+		kinds["for ever "+name] = kind{func(context.Context, *world) error { return k.err }, cmp.Or(map[string]string{"an error of the network": "Lambda.Unknown"}[name], name), true}
+	}
+	// Whose answer the machine does not look at.
+	unread := []string{"Freeze", "Verify", "Finish", "RecordRound"}
+	for _, at := range frozen {
+		for name, k := range kinds {
+			if name == "garbled" && slices.Contains(unread, at.state) || strings.HasPrefix(name, "round stopped") && !at.final {
+				continue
+			}
+			w := short(t)
+			var failedAt time.Time
+			w.disturb = func(ctx context.Context, here site, _ int) error {
+				if here != at {
+					return nil
+				}
+				if failedAt.IsZero() {
+					failedAt = w.clock.Now()
+				}
+				w.frozen = true // a freeze that fails may have got half way
+				return k.fail(ctx, w)
+			}
+			x, d := w.run(names.MigrationMachine, input(""))
+			if d.Status != asl.Failed || d.Error != thawError || d.Cause != thawCause {
+				t.Errorf("%s, %s: %s %s %q, want what Thaw returned", at, name, d.Status, d.Error, d.Cause)
+			}
+			if got := w.calls[site{"Thaw", false}]; got != 1 || w.frozen {
+				t.Errorf("%s, %s: thawed %d times, writes stopped: %v", at, name, got, w.frozen)
+				continue
+			}
+			if got := w.trace(x); !strings.HasSuffix(got, " Thaw WritesGivenBack") || strings.Contains(got, "Migrated") {
+				t.Errorf("%s, %s: entered %s", at, name, got)
+			}
+			told, _ := innermost(w.failures[0].Error, w.failures[0].Cause)
+			want := k.name
+			if at.state == "CopyRange" && !strings.HasPrefix(name, "round stopped") {
+				want = mapRunFailed
+			}
+			if told != want {
+				t.Errorf("%s, %s: Thaw was told %s (%+v), want %s", at, name, told, w.failures[0], want)
+			}
+			if late := w.clock.Now().Sub(failedAt); !k.delay && late != 0 {
+				t.Errorf("%s, %s: thawed %s late", at, name, late)
+			}
+		}
+	}
+}
+
+func TestThawIsRetried(t *testing.T) {
+	for name, k := range retryables() {
+		w := short(t)
+		w.disturb = func(ctx context.Context, at site, call int) error {
+			switch {
+			case at.state == "Verify":
+				return refused(ctx, w)
+			case at.state == "Thaw" && call <= 2:
+				return k.err
+			}
+			return nil
+		}
+		_, d := w.run(names.MigrationMachine, input(""))
+		if d.Status != asl.Failed || d.Error != thawError || d.Cause != thawCause || w.calls[site{"Thaw", false}] != 3 || w.frozen || w.elapsed() > 3*time.Second {
+			t.Errorf("%s: %s %s %q after %d attempts and %s", name, d.Status, d.Error, d.Cause, w.calls[site{"Thaw", false}], w.elapsed())
+		}
+	}
+}
+
+// A thaw that fails for good is what a redrive repeats, and nothing else; once writes are back a redrive moves nothing any more.
+func TestRedriveOfAThaw(t *testing.T) {
+	w := short(t)
+	w.disturb = func(ctx context.Context, at site, _ int) error {
+		switch at.state {
+		case "Verify":
+			return refused(ctx, w)
+		case "Thaw":
+			return fault.Newf(fault.AccessDenied, "give writes back", "https://legacy", "no")
+		}
+		return nil
+	}
+	x, d := w.run(names.MigrationMachine, input(""))
+	if name, _ := innermost(d.Error, d.Cause); d.Status != asl.Failed || name != string(fault.AccessDenied) || !w.frozen {
+		t.Fatalf("got %s %s %s", d.Status, d.Error, d.Cause)
+	}
+	w.disturb = nil
+	before := maps.Clone(w.calls)
+	before[site{"Thaw", false}]++
+	for _, redrive := range []string{"of the failed Thaw", "after it"} {
+		if err := x.Redrive(); err != nil {
+			t.Fatal(err)
+		}
+		if d := w.end(x); d.Status != asl.Failed || d.Error != thawError || w.frozen || !maps.Equal(w.calls, before) {
+			t.Errorf("redrive %s: %s %s; calls %v, want %v", redrive, d.Status, d.Error, w.calls, before)
+		}
+	}
+}
+
+// Stop and the time-outs of executions leave no state that could thaw: the rule on ABORTED and TIMED_OUT calls the function, and this
+// is why it must exist. What the machine owes is that nothing goes on behind the rule's back.
+func TestStopInTheFreezeStopsTheRound(t *testing.T) {
+	w := short(t)
+	var x *asl.Execution
+	w.disturb = func(ctx context.Context, at site, _ int) error {
+		if at == (site{"PollRestore", true}) {
+			x.Stop("Operator", "enough")
+			return ctx.Err()
+		}
+		return nil
+	}
+	release := w.clock.Hold()
+	x = w.start(names.MigrationMachine, input(""))
+	release()
+	if d := w.end(x); d.Status != asl.Aborted || w.lastRound().Status() != asl.Aborted {
+		t.Errorf("got %+v, round %s", d, w.lastRound().Status())
+	}
+	if w.calls[site{"Thaw", false}] != 0 || w.calls[site{"RecordRound", true}] != 0 {
+		t.Errorf("calls %v", w.calls)
+	}
+}
