@@ -116,9 +116,27 @@ type Checkpoints struct {
 	PerShard map[string][]int64 `json:"perShard"`
 }
 
-// RecordCheckpoints keeps the first record of a round: an older checkpoint is the safe one when a snapshot is started twice.
+// RecordCheckpoints keeps the first record of an index in a round: an older checkpoint is the safe one when a snapshot is started
+// twice. Indices that the first record did not have are added.
 func (j *Journal) RecordCheckpoints(ctx context.Context, c Checkpoints) error {
-	return j.store.putOnce(ctx, j.key("checkpoints", roundFile(c.Round)), c)
+	first, found, err := j.Checkpoints(ctx, c.Round)
+	if err != nil {
+		return err
+	}
+	key := j.key("checkpoints", roundFile(c.Round))
+	if !found {
+		return j.store.putOnce(ctx, key, c)
+	}
+	added := false
+	for index, shards := range c.PerShard {
+		if _, ok := first.PerShard[index]; !ok {
+			first.PerShard[index], added = shards, true
+		}
+	}
+	if !added {
+		return nil
+	}
+	return j.store.put(ctx, key, first)
 }
 
 // Checkpoints reads the record of a round.

@@ -48,7 +48,8 @@ func TestDecide(t *testing.T) {
 		"as many as are asked for":  {edit(func(s *Spec) { s.Rounds.Minimum = 3 }), rounds("me", 900, 1, 2), CutOver, "", 7, 0},
 		"converging":                {spec, rounds("me", 900, 200, 100, 50), WarmAgain, "still getting shorter", 55, 0},
 		"stalled":                   {spec, rounds("me", 900, 100, 99, 98), Stop, "widen downtimeWindow beyond 103 s", 103, 0},
-		"stalled after three":       {spec, rounds("me", 900, 100, 99), WarmAgain, "", 104, 0}, // one step may be chance
+		"stalled after three":       {spec, rounds("me", 900, 100, 99), WarmAgain, "", 104, 0},  // one step may be chance
+		"three alike":               {spec, rounds("me", 100, 100, 100), WarmAgain, "", 105, 0}, // the first one says nothing
 		"growing":                   {spec, rounds("me", 900, 50, 60, 70), Stop, "restore dominates", 75, 0},
 		"first round is left out":   {spec, rounds("me", 100, 100, 60, 59), WarmAgain, "", 64, 0}, // 100 to 60 was won
 		"maximum":                   {spec, rounds("me", 900, 800, 600, 400, 200, 100), Stop, "rounds.maximum (6) is reached", 105, 0},

@@ -188,6 +188,7 @@ func (s PollStatus) restore(ctx context.Context, domain PollStatusDomain, p migr
 	}
 	phase := migration.RestorePhase{Indices: len(p.Indices)}
 	recovered, seen := map[string]int{}, map[shard]bool{}
+	var first, last time.Time
 	done := func(r cluster.ShardRecovery) {
 		if id := (shard{r.Index, r.Shard}); r.Stage == "DONE" && !seen[id] {
 			seen[id] = true
@@ -206,6 +207,12 @@ func (s PollStatus) restore(ctx context.Context, domain PollStatusDomain, p migr
 		phase.ReusedBytes += r.ReusedBytes
 		phase.RecoveredBytes += r.RecoveredBytes
 		out.TotalBytes += r.TotalBytes - r.ReusedBytes
+		if first.IsZero() || r.StartTime.Before(first) {
+			first = r.StartTime
+		}
+		if r.StopTime.After(last) {
+			last = r.StopTime
+		}
 		done(r)
 	}
 	out.Bytes, out.Percent = phase.RecoveredBytes, percent(phase.RecoveredBytes, out.TotalBytes)
@@ -215,7 +222,10 @@ func (s PollStatus) restore(ctx context.Context, domain PollStatusDomain, p migr
 		}
 	}
 	phase.Bytes = phase.RecoveredBytes
-	phase.Seconds = seconds(in.StartedAt, s.Clock.Now())
+	// By the domain's own clock where it tells: without the pauses between polls, which a final round does not have.
+	if phase.Seconds = seconds(in.StartedAt, s.Clock.Now()); !first.IsZero() && last.After(first) {
+		phase.Seconds = min(phase.Seconds, seconds(first, last))
+	}
 	out.Done, out.Percent, out.Restore = true, 100, &phase
 	return out, nil
 }

@@ -24,7 +24,7 @@ type Index struct {
 	Aliases  map[string]json.RawMessage
 	Mapping  json.RawMessage
 	Settings map[string]string
-	Samples  map[string]string // document key -> Digest of the document
+	Samples  map[string]string // document key -> Digest of the document; nil when none were looked at
 }
 
 // Digest is the hash of a document: id, routing, version and source with keys in order, so that two engines that write the same
@@ -76,6 +76,9 @@ func Compare(name string, source, destination Index) []migration.Check {
 		compareAliases(name, source.Aliases, destination.Aliases),
 		compareMapping(name, source.Mapping, destination.Mapping),
 		compareSettings(name, source.Settings, destination.Settings),
+	}
+	if source.Samples == nil {
+		return checks
 	}
 	return append(checks, compareSamples(name, source.Samples, destination.Samples))
 }
