@@ -52,7 +52,7 @@ test: build ## every test; without Java, Node or Maven the tests that need them 
 
 .PHONY: check
 check: ## gofmt, go vet, staticcheck, import rule, validators of the state machines
-	@echo 'gofmt -l'; unformatted="$$(gofmt -l cmd infra internal lambdas statemachine)"; \
+	@echo 'gofmt -l'; unformatted="$$(gofmt -l *.go cmd infra internal lambdas statemachine)"; \
 		if [ -n "$$unformatted" ]; then echo "make check: gofmt -w these: $$unformatted" >&2; exit 1; fi
 	go vet ./...
 	$(staticcheck) ./...

@@ -60,7 +60,7 @@ func newStack(scope constructs.Construct, c Config, dist string) awscdk.Stack {
 	output("RegisterRoleArn", *roles[register].RoleArn(), "Map this role in both domains too (manage_snapshots is enough); it alone may pass the snapshot role")
 	output("JournalBucket", *journal.BucketName(), "Plans, rounds and reports")
 	output("StartCommand", "aws stepfunctions start-execution --state-machine-arn "+*migration.StateMachineArn()+
-		" --input file://examples/migration.json", "Edit the example first")
+		" --input file://examples/amazon-cross-region.json", "Edit the example first")
 	return stack
 }
 

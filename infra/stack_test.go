@@ -652,7 +652,7 @@ func TestOutputs(t *testing.T) {
 		"RegisterRoleArn":      getAtt(x.role(t, "RegisterRole")),
 		"JournalBucket":        `{"Ref":"` + x.find("AWS::S3::Bucket")[0] + `"}`,
 		"StartCommand": `{"Fn::Join":["",["aws stepfunctions start-execution --state-machine-arn ",{"Ref":"` + migration +
-			`"}," --input file://examples/migration.json"]]}`,
+			`"}," --input file://examples/amazon-cross-region.json"]]}`,
 	} {
 		expectJSON(t, name, x.Outputs[name].Value, want)
 	}

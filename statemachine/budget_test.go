@@ -11,7 +11,6 @@ import (
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/local/asl"
 	"github.com/domainferry/domainferry/internal/names"
-	"github.com/domainferry/domainferry/internal/step"
 )
 
 // budget is what an execution's history may hold. The service fails an execution at 25,000 events and redrives none above
@@ -86,44 +85,46 @@ func TestBudgetOfTheMostRounds(t *testing.T) {
 	}
 }
 
-// The waits that do not grow with time bound how long they may last; these lengths are held, not much more is. waitSeconds is what
-// the steps answer at present.
-func TestBudgetOfWaitsThatDoNotGrow(t *testing.T) {
-	busyUntil := func(w *world, d time.Duration) bool { return w.elapsed() < d }
-	for name, c := range map[string]struct {
+// Whatever a round waits for, it may do so for days: the waits grow, in the final round after an hour. The final round alone has no
+// time-out here; within a migration its state has one.
+func TestBudgetOfLongWaits(t *testing.T) {
+	const days = 24 * time.Hour
+	warm, final := `{"migration":"orders"}`, `{"migration":"orders","round":9,"final":true}`
+	busy := func(state string) func(*world) {
+		return func(w *world) {
+			w.busy = map[string]time.Duration{state: 3 * days}
+			w.slice = time.Second // no lap of a copy is shorter
+		}
+	}
+	for _, c := range []struct {
+		name   string
 		input  string
 		script func(*world)
 		lasts  time.Duration
 	}{
-		"final round, long polls of 20 seconds": {`{"migration":"orders","round":9,"final":true}`, func(w *world) {
-			w.takes = func(string, int) time.Duration { return 7 * time.Hour }
-		}, 14 * time.Hour},
-		"another snapshot at the source, waits of 5 seconds": {`{"migration":"orders"}`, func(w *world) {
-			w.snapshot = func(_ int, out step.SnapshotOutput) step.SnapshotOutput {
-				if busyUntil(w, 2*time.Hour) {
-					out.Accepted, out.WaitSeconds = false, 5
-				}
-				return out
-			}
-		}, 2 * time.Hour},
-		"a snapshot of the destination's own, waits of 2 seconds": {`{"migration":"orders"}`, func(w *world) {
-			w.restore = func(_ int, out step.RestoreOutput) step.RestoreOutput {
-				if busyUntil(w, time.Hour) {
-					out.Accepted, out.WaitSeconds = false, 2
-				}
-				return out
-			}
-		}, time.Hour},
+		{"another snapshot at the source", warm, busy("StartSnapshot"), 3 * days},
+		{"a snapshot of the destination's own", warm, busy("StartRestore"), 3 * days},
+		{"a copy that is never published", warm, busy("PublishCopy"), 3 * days},
+		{"one after the other", warm, func(w *world) {
+			w.busy = map[string]time.Duration{"StartSnapshot": 2 * days, "StartRestore": 2 * days, "PublishCopy": 2 * days}
+			w.slice = time.Second
+		}, 6 * days},
+		{"final round, another snapshot at the source", final, busy("StartSnapshot"), 3 * days},
+		{"final round, a snapshot of the destination's own", final, busy("StartRestore"), 3 * days},
+		{"final round, a copy that is never published", final, busy("PublishCopy"), 3 * days},
+		{"final round, long snapshot and restore", final, func(w *world) {
+			w.takes = func(string, int) time.Duration { return 2 * days }
+		}, 4 * days},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			began := time.Now()
 			w := newWorld(t)
 			w.disturb = sprinkled
 			c.script(w)
 			_, d := w.run(names.RoundMachine, c.input)
 			w.checkBudget(d, began)
-			if w.elapsed() < c.lasts {
-				t.Errorf("it lasted only %s", w.elapsed())
+			if w.elapsed() < c.lasts || w.elapsed() > c.lasts+c.lasts/10 {
+				t.Errorf("it lasted %s, want %s", w.elapsed(), c.lasts)
 			}
 		})
 	}

@@ -33,7 +33,7 @@ type state struct {
 	Next           string
 	Default        string
 	Error          string
-	TimeoutSeconds int
+	TimeoutSeconds any // a number or an expression
 	Assign         map[string]any
 	Retry          []retrier
 	Catch          []catcher
@@ -266,22 +266,44 @@ func TestOnlyTheFrozenPartCatches(t *testing.T) {
 	frozen := map[string]bool{}
 	var follow func(string)
 	follow = func(name string) {
-		if s := m.States[name]; !frozen[name] && s.Type != "Succeed" && s.Type != "Fail" {
-			frozen[name] = true
-			follow(s.Next)
+		s, there := m.States[name]
+		if !there || frozen[name] || name == "Thaw" || s.Type == "Succeed" || s.Type == "Fail" {
+			return
+		}
+		frozen[name] = true
+		follow(s.Next)
+		follow(s.Default)
+		for _, c := range s.Choices {
+			follow(c.Next)
 		}
 	}
 	follow("Freeze")
-	if !frozen["Finish"] || frozen["Thaw"] {
+	if !frozen["Verdict"] || !frozen["Finish"] || frozen["Thaw"] {
 		t.Fatalf("frozen part: %v", frozen)
 	}
 	for name, s := range m.States {
 		switch {
+		case frozen[name] && s.Type == "Choice":
+			// It cannot catch; that its conditions never fail is tested with every answer of Verify.
+			if s.Default != "Thaw" {
+				t.Errorf("%s does not thaw when nothing else fits", name)
+			}
 		case !frozen[name] && len(s.Catch) > 0:
 			t.Errorf("%s catches errors before the freeze", name)
 		case frozen[name] && (len(s.Catch) != 1 || s.Catch[0].ErrorEquals[0] != "States.ALL" || s.Catch[0].Next != "Thaw"):
 			t.Errorf("%s does not thaw on every error", name)
 		}
+	}
+}
+
+// Writes do not stand still for as long as a round may last: only the final one has a time-out, and that is decided with the cut-over.
+func TestOnlyTheFinalRoundIsTimed(t *testing.T) {
+	m := parse(t, statemachine.Migration)
+	if got := m.States["FinalRound"].TimeoutSeconds; got != "{% $decision.cutoverTimeoutSeconds %}" {
+		t.Errorf("FinalRound: TimeoutSeconds %v", got)
+	}
+	if got := m.States["Round"].TimeoutSeconds; got != nil {
+		t.Errorf("Round: TimeoutSeconds %v, but a first round may take weeks", got)
 	}
 }
 
@@ -296,8 +318,8 @@ func TestTasksWaitForTheirFunctions(t *testing.T) {
 			return
 		}
 		function, _ := s.Arguments["FunctionName"].(string)
-		if s.TimeoutSeconds < timeouts[function] {
-			t.Errorf("%s: TimeoutSeconds %d is less than the function's %d", name, s.TimeoutSeconds, timeouts[function])
+		if n, _ := s.TimeoutSeconds.(float64); int(n) < timeouts[function] {
+			t.Errorf("%s: TimeoutSeconds %v is less than the function's %d", name, s.TimeoutSeconds, timeouts[function])
 		}
 	})
 }

@@ -7,9 +7,12 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/recolabs/gnata"
+
+	"github.com/domainferry/domainferry/statemachine"
 )
 
 // situations are what expressions meet: $states and the variables, as a migration runs, and with every optional field missing,
@@ -24,7 +27,13 @@ var situations = map[string]string{
 	"decided to warm": `{"states":{"result":{"Payload":{"action":"warm","nextRound":3,"waitSeconds":0,"reason":"shrinking"}}},
 		"decision":{"action":"warm","nextRound":3,"waitSeconds":0,"reason":"shrinking"},"migration":"legacy","round":2}`,
 	"decided to wait":     `{"decision":{"action":"wait","waitSeconds":600,"nextRound":4},"round":4}`,
-	"decided to cut over": `{"decision":{"action":"cutover","nextRound":4,"waitSeconds":0},"round":4}`,
+	"decided to cut over": `{"decision":{"action":"cutover","nextRound":4,"waitSeconds":0,"cutoverTimeoutSeconds":900},"round":4}`,
+	"verified":            `{"states":{"result":{"Payload":{"verdict":"verified","checks":7}}},"verification":{"verdict":"verified","checks":7}}`,
+	"with warnings":       `{"verification":{"verdict":"verified-with-warnings","checks":7}}`,
+	"not verified":        `{"verification":{"verdict":"failed","checks":7}}`,
+	"verified by null":    `{"states":{"result":{"Payload":null}},"verification":null}`,
+	"two verdicts":        `{"verification":[{"verdict":"verified"},{"verdict":"failed"}]}`,
+	"verdict of no text":  `{"verification":{"verdict":["verified"]}}`,
 	"warm execution done": `{"decision":{"action":"done"}}`,
 	"never fits":          `{"decision":{"action":"stop","reason":"Predicted 1h0m0s of write downtime, the window is 10m: \"catalogue\" – ü"}}`,
 	"final round done": `{"states":{"result":{"ExecutionArn":"arn:x","Output":{"migration":"legacy","round":4,"bytes":9007199254740991,
@@ -33,9 +42,12 @@ var situations = map[string]string{
 		"result":{"Payload":{"error":"Migration.FreezeUnproven","cause":"Writes still arrived. Hint: find the writer."}}},
 		"failure":{"Error":"States.TaskFailed","Cause":"..."},
 		"thaw":{"error":"Migration.FreezeUnproven","cause":"Writes still arrived. Hint: find the writer."},"migration":"legacy"}`,
-	"round, begun by a migration": `{"states":{"input":{"migration":"legacy","round":2,"final":true,"execution":"arn:x"}}}`,
-	"round, begun by a schedule":  `{"states":{"input":{"migration":"legacy"}}}`,
-	"round, input of nulls":       `{"states":{"input":{"migration":null,"round":null,"final":null,"execution":null}}}`,
+	"round, begun by a migration":   `{"states":{"input":{"migration":"legacy","round":2,"final":true,"execution":"arn:x"}}}`,
+	"round, nothing waited for yet": `{"snapshotSince":null,"copySince":null,"restoreSince":null,"copy":{"published":false,"waitSeconds":0}}`,
+	"round, all waited for": `{"states":{"result":{"Payload":{"since":"2026-11-22T10:00:00Z","accepted":false,"waitSeconds":60}}},
+		"snapshotSince":"2026-11-22T10:00:00Z","copySince":"2026-11-22T11:00:00Z","restoreSince":"2026-11-22T12:00:00.123Z","copy":{"published":false,"waitSeconds":60}}`,
+	"round, begun by a schedule": `{"states":{"input":{"migration":"legacy"}}}`,
+	"round, input of nulls":      `{"states":{"input":{"migration":null,"round":null,"final":null,"execution":null}}}`,
 	"snapshot accepted": `{"states":{"result":{"Payload":{"accepted":true,"round":2,"startedAt":"2026-11-22T10:00:00Z","waitSeconds":0}}},
 		"snapshot":{"accepted":true,"round":2,"startedAt":"2026-11-22T10:00:00Z","waitSeconds":0},
 		"snapshotStatus":{"done":false,"startAgain":false,"waitSeconds":5},"migration":"legacy","round":2,"final":false,"execution":""}`,
@@ -45,19 +57,19 @@ var situations = map[string]string{
 		"snapshot":{"name":"legacy-r0002","bytes":123456789012,"shards":[]}},"round":2,"final":false,"migration":"legacy","execution":"arn:x"}`,
 	"copy planned, one range": `{"states":{"result":{"Payload":{"ranges":[{"from":"","to":""}],"root":{"generation":3}}},
 		"context":{"Map":{"Item":{"Index":0,"Value":{"from":"","to":""}}}},"input":{"migration":"legacy","range":{"after":"a","through":"b"},"done":false,"copied":3}},
-		"copyPlan":{"ranges":[{"from":"","to":""}],"root":{"generation":3},"startedAt":"2026-11-22T10:00:00Z"}}`,
+		"copyPlan":{"ranges":[{"from":"","to":""}],"root":{"generation":3},"since":"2026-11-22T10:00:00Z"}}`,
 	"copy planned, nothing to do": `{"states":{"result":[],"context":{"Map":{"Item":{"Index":0,"Value":null}}},"input":{"range":{"after":"a","through":""},"done":true}},
 		"copyPlan":{"ranges":[],"root":null},"copied":[]}`,
 	"copied": `{"states":{"result":[{"done":true,"copied":{"objects":3,"bytes":0}}]},"copied":[{"done":true,"copied":{"objects":3,"bytes":0}}],
-		"copyPlan":{"root":{"generation":3,"uuid":"x"},"startedAt":"2026-11-22T10:00:00Z"},"copy":{"published":true,"copy":{"objects":3,"seconds":0.25}}}`,
+		"copyPlan":{"root":{"generation":3,"uuid":"x"},"since":"2026-11-22T10:00:00Z"},"copy":{"published":true,"copy":{"objects":3,"seconds":0.25}}}`,
 	"copy not published": `{"copy":{"published":false},"copied":[[{"done":true}],[{"done":true}]]}`,
 	"restore": `{"restore":{"accepted":true,"waitSeconds":0,"startedAt":"2026-11-22T10:00:00Z"},
 		"restoreStatus":{"done":true,"restore":{"recovered":10,"reused":90}},"snapshotStatus":{"snapshot":{"name":"s"}},"copy":{"copy":{"objects":1}}}`,
 	"restore waits":  `{"restore":{"accepted":false,"waitSeconds":1.5},"restoreStatus":{"done":false,"startAgain":false,"waitSeconds":20}}`,
-	"empty objects":  `{"states":{"input":{},"result":{},"context":{},"errorOutput":{}},"decision":{},"snapshot":{},"snapshotStatus":{},"copy":{},"restore":{},"restoreStatus":{}}`,
+	"empty objects":  `{"states":{"input":{},"result":{},"context":{},"errorOutput":{}},"decision":{},"snapshot":{},"snapshotStatus":{},"copy":{},"restore":{},"restoreStatus":{},"verification":{}}`,
 	"nothing at all": `{"states":{}}`,
 	"other types": `{"states":{"input":{"round":"2","final":0,"execution":[]},"result":{"Payload":[1,[2]]}},"mode":{"a":1},"decision":["warm","wait"],
-		"snapshot":{"accepted":"yes","waitSeconds":"5"},"copy":{"published":[]},"restore":{"accepted":{},"waitSeconds":null}}`,
+		"snapshot":{"accepted":"yes","waitSeconds":"5"},"copy":{"published":[],"waitSeconds":"60"},"verification":"verified","restore":{"accepted":{},"waitSeconds":null}}`,
 }
 
 // answer is one engine's: a value, undefined or an error.
@@ -169,6 +181,27 @@ func TestBothJSONataEnginesAgree(t *testing.T) {
 	for e := range expressions {
 		if !defined[e] {
 			t.Errorf("no situation gives %s a value: the comparison is empty", e)
+		}
+	}
+}
+
+// A Choice state cannot catch, so the condition that opens the destination must have an answer to whatever Verify says: true for
+// the two good verdicts alone, otherwise false, never an error or nothing.
+func TestVerdictAnswersAlways(t *testing.T) {
+	verdict := parse(t, statemachine.Migration).States["Verdict"]
+	condition, _ := strings.CutPrefix(verdict.Choices[0].Condition, "{%")
+	condition = strings.TrimSuffix(condition, "%}")
+	for _, c := range []struct {
+		verification string
+		good         bool
+	}{
+		{`{"verdict":"verified"}`, true}, {`{"verdict":"verified-with-warnings"}`, true}, {`{"verdict":"failed"}`, false}, {`{"verdict":""}`, false},
+		{`{"verdict":"Verified"}`, false}, {`{"verdict":null}`, false}, {`{"verdict":true}`, false}, {`{"verdict":["verified","failed"]}`, false},
+		{`{"verdict":{"verified":1}}`, false}, {`{}`, false}, {`null`, false}, {`[]`, false}, {`"verified"`, false}, {`true`, false}, {`1`, false},
+		{`[{"verdict":"verified"},{"verdict":"failed"}]`, false},
+	} {
+		if got := evaluateByGnata(t, condition, `{"verification":`+c.verification+`}`); got.Value != c.good {
+			t.Errorf("%s: %s, want %t", c.verification, got, c.good)
 		}
 	}
 }

@@ -32,7 +32,7 @@ var floor = map[string]int{
 	"internal/repository": 2,
 	"internal/cluster":    3,
 	"internal/s3copy":     3, // orders its work by the layout that repository knows
-	"internal/replay":     3,
+	"internal/replay":     4, // speaks to both domains by what cluster knows
 	"internal/verify":     3,
 	"internal/report":     3,
 	"internal/lambdahost": 3,

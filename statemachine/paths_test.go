@@ -59,6 +59,8 @@ type world struct {
 	poll      func(at site, call int, out step.PollStatusOutput) step.PollStatusOutput
 	publish   func(call int, out step.PublishCopyOutput) step.PublishCopyOutput
 	restore   func(call int, out step.RestoreOutput) step.RestoreOutput
+	verify    func() any               // what Verify answers
+	busy      map[string]time.Duration // for how long StartSnapshot, PublishCopy and StartRestore do not get their turn
 
 	// What happened.
 	mu       sync.Mutex
@@ -69,7 +71,8 @@ type world struct {
 	cursors  map[string][]string // by a range's upper end: After of each invocation
 	spec     migration.Spec
 	planned  []step.PlanCopyOutput
-	failures []step.Failure // that Thaw was given
+	since    map[string]time.Time // of StartSnapshot, PlanCopy and StartRestore
+	failures []step.Failure       // that Thaw was given
 	frozen   bool
 }
 
@@ -102,7 +105,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { slog.SetDefault(before) })
 	w := &world{
 		t: t, started: time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC),
-		calls: map[site]int{}, entered: map[*asl.Execution][]string{}, cursors: map[string][]string{},
+		calls: map[site]int{}, entered: map[*asl.Execution][]string{}, cursors: map[string][]string{}, since: map[string]time.Time{},
 	}
 	w.clock = asl.NewVirtualClock(w.started)
 	w.engine = asl.New(asl.Config{Clock: w.clock, Lambda: w, Random: rand.New(rand.NewPCG(3, 4))})
@@ -158,7 +161,10 @@ func (w *world) Invoke(ctx context.Context, function string, payload []byte) ([]
 	case "freeze":
 		return serve(ctx, w, single("Freeze"), payload, w.runFreeze)
 	case "verify":
-		return serve(ctx, w, single("Verify"), payload, func(context.Context, step.VerifyInput, int) (step.VerifyOutput, error) {
+		return serve(ctx, w, single("Verify"), payload, func(context.Context, step.VerifyInput, int) (any, error) {
+			if w.verify != nil {
+				return w.verify(), nil
+			}
 			return step.VerifyOutput{Verdict: migration.Verified, Checks: 7, Seconds: 0.5}, nil
 		})
 	case "finish":
@@ -230,7 +236,7 @@ func (w *world) runPreflight(_ context.Context, in step.PreflightInput, _ int) (
 }
 
 func (w *world) runDecide(_ context.Context, in step.DecideInput, _ int) (step.DecideOutput, error) {
-	out := step.DecideOutput{NextRound: in.Round + 1}
+	out := step.DecideOutput{NextRound: in.Round + 1, CutoverTimeoutSeconds: int(time.Duration(w.spec.DowntimeWindow).Seconds()) + 300}
 	if len(w.decisions) > 0 {
 		out.Decision, w.decisions = w.decisions[0], w.decisions[1:]
 	} else {
@@ -253,11 +259,52 @@ func (w *world) runThaw(_ context.Context, in step.ThawInput, _ int) (step.ThawO
 	return step.ThawOutput{State: journal.Thawed, Indices: []string{"orders"}, Error: thawError, Cause: thawCause}, nil
 }
 
-func (w *world) runSnapshot(_ context.Context, in step.RoundInput, call int) (step.SnapshotOutput, error) {
+// goesOn checks that a state is told since when it has been asking: first null, then what it answered.
+func (w *world) goesOn(state string, round int, since time.Time) time.Time {
+	key := fmt.Sprintf("%s %d", state, round)
+	if before := w.since[key]; !since.Equal(before) {
+		w.t.Errorf("%s is told since %s, it answered %s", key, since, before)
+	}
+	if since.IsZero() {
+		since = w.clock.Now()
+	}
+	w.since[key] = since
+	return since
+}
+
+// turn waits for a state's turn as the steps do: inside the freeze in the function, for 20 seconds, and until an hour has passed
+// without a Wait state. It answers how long to wait before asking again, or that it is the state's turn.
+func (w *world) turn(ctx context.Context, state string, final bool, since time.Time) (now bool, waitSeconds int, err error) {
+	left := since.Add(w.busy[state]).Sub(w.clock.Now())
+	if final && left > 0 {
+		err = asl.Sleep(ctx, w.clock, min(20*time.Second, left))
+		left = since.Add(w.busy[state]).Sub(w.clock.Now())
+	}
+	if left <= 0 || err != nil {
+		return err == nil, 0, err
+	}
+	return false, w.patience(final, since), nil
+}
+
+// patience is step's wait, which its own tests hold to these numbers.
+func (w *world) patience(final bool, since time.Time) int {
+	elapsed := w.clock.Now().Sub(since)
+	if final && elapsed < time.Hour {
+		return 0
+	}
+	return migration.NextPoll(elapsed.Seconds())
+}
+
+func (w *world) runSnapshot(ctx context.Context, in step.SnapshotInput, call int) (step.SnapshotOutput, error) {
 	if in.Round == 0 { // the next one of the journal
 		in.Round = len(w.rounds) + 1
 	}
-	out := step.SnapshotOutput{Accepted: true, Round: in.Round, Snapshot: migration.SnapshotName(in.Migration, in.Round), StartedAt: w.clock.Now()}
+	out := step.SnapshotOutput{Round: in.Round, Snapshot: migration.SnapshotName(in.Migration, in.Round), Since: w.goesOn("StartSnapshot", in.Round, in.Since)}
+	var err error
+	if out.Accepted, out.WaitSeconds, err = w.turn(ctx, "StartSnapshot", in.Final, out.Since); err != nil {
+		return out, err
+	}
+	out.StartedAt = w.clock.Now()
 	if w.snapshot != nil {
 		out = w.snapshot(call, out)
 	}
@@ -277,7 +324,6 @@ func (w *world) runPoll(ctx context.Context, in step.PollStatusInput, call int) 
 		}
 	}
 	now := w.clock.Now()
-	elapsed := now.Sub(in.StartedAt).Seconds()
 	at := site{"PollSnapshot", in.Final}
 	if in.What == "restore" {
 		at.state = "PollRestore"
@@ -288,8 +334,8 @@ func (w *world) runPoll(ctx context.Context, in step.PollStatusInput, call int) 
 		out.Snapshot = &migration.SnapshotPhase{Name: migration.SnapshotName(in.Migration, in.Round), Seconds: over.Sub(in.StartedAt).Seconds()}
 	case !now.Before(over):
 		out.Done, out.Restore = true, &migration.RestorePhase{Indices: 1, Seconds: over.Sub(in.StartedAt).Seconds()}
-	case !in.Final:
-		out.WaitSeconds = migration.NextPoll(elapsed)
+	default:
+		out.WaitSeconds = w.patience(in.Final, in.StartedAt)
 	}
 	if w.poll != nil {
 		out = w.poll(at, call, out)
@@ -297,9 +343,9 @@ func (w *world) runPoll(ctx context.Context, in step.PollStatusInput, call int) 
 	return out, nil
 }
 
-func (w *world) runPlanCopy(_ context.Context, in step.RoundInput, _ int) (step.PlanCopyOutput, error) {
-	out := step.PlanCopyOutput{StartedAt: w.clock.Now()}
-	out.Root = s3copy.Root{Name: fmt.Sprintf("index-%d", in.Round), Generation: int64(in.Round), LastModified: out.StartedAt}
+func (w *world) runPlanCopy(_ context.Context, in step.PlanCopyInput, _ int) (step.PlanCopyOutput, error) {
+	out := step.PlanCopyOutput{Since: w.goesOn("PlanCopy", in.Round, in.Since)}
+	out.Root = s3copy.Root{Name: fmt.Sprintf("index-%d", in.Round), Generation: int64(in.Round), LastModified: w.clock.Now()}
 	after := ""
 	for i := range max(w.ranges, 1) {
 		through := fmt.Sprintf("indices/%02d0", i)
@@ -330,7 +376,7 @@ func (w *world) runCopy(ctx context.Context, in step.CopyInput, _ int) (step.Cop
 
 func (w *world) runPublish(_ context.Context, in step.PublishCopyInput, call int) (step.PublishCopyOutput, error) {
 	planned := w.planned[len(w.planned)-1]
-	if in.Root != planned.Root || !in.StartedAt.Equal(planned.StartedAt) || len(in.Ranges) != len(planned.Ranges) {
+	if in.Root != planned.Root || !in.StartedAt.Equal(planned.Since) || len(in.Ranges) != len(planned.Ranges) {
 		w.t.Errorf("PublishCopy got %+v, planned was %+v", in, planned)
 	}
 	out := step.PublishCopyOutput{Published: true, Copy: migration.CopyPhase{Seconds: w.clock.Now().Sub(in.StartedAt).Seconds()}}
@@ -340,14 +386,24 @@ func (w *world) runPublish(_ context.Context, in step.PublishCopyInput, call int
 		}
 		out.Copy.Objects += r.Copied
 	}
+	if lap := w.clock.Now().Sub(in.StartedAt); lap < w.busy["PublishCopy"] {
+		if out.Published = false; lap > time.Minute {
+			out.WaitSeconds = migration.NextPoll(lap.Seconds())
+		}
+	}
 	if w.publish != nil {
 		out = w.publish(call, out)
 	}
 	return out, nil
 }
 
-func (w *world) runRestore(_ context.Context, _ step.RoundInput, call int) (step.RestoreOutput, error) {
-	out := step.RestoreOutput{Accepted: true, StartedAt: w.clock.Now(), Indices: 1}
+func (w *world) runRestore(ctx context.Context, in step.RestoreInput, call int) (step.RestoreOutput, error) {
+	out := step.RestoreOutput{Since: w.goesOn("StartRestore", in.Round, in.Since), Indices: 1}
+	var err error
+	if out.Accepted, out.WaitSeconds, err = w.turn(ctx, "StartRestore", in.Final, out.Since); err != nil {
+		return out, err
+	}
+	out.StartedAt = w.clock.Now()
 	if w.restore != nil {
 		out = w.restore(call, out)
 	}
@@ -437,7 +493,7 @@ const (
 	copyStates     = "PlanCopy Copy PublishCopy CopyPublished "
 	restoreStates  = "StartRestore RestoreStarted PollRestore RestoreDone RecordRound"
 	roundStates    = snapshotStates + copyStates + restoreStates
-	cutOverStates  = "Freeze FinalRound Verify Finish Migrated"
+	cutOverStates  = "Freeze FinalRound Verify Verdict Finish Migrated"
 	warmStates     = "Round Decide WhatNext "
 )
 
@@ -562,7 +618,7 @@ func TestPaths(t *testing.T) {
 					return out
 				}
 			},
-			want: snapshotStates + "StartSnapshot SnapshotStarted PollSnapshot SnapshotDone " + copyStates + restoreStates, atOnce: true,
+			want: snapshotStates + "SnapshotVanished StartSnapshot SnapshotStarted PollSnapshot SnapshotDone " + copyStates + restoreStates, took: time.Second,
 		},
 		{
 			name: "not published, planned again", machine: names.RoundMachine, input: `{"migration":"orders","round":1}`,
@@ -575,6 +631,26 @@ func TestPaths(t *testing.T) {
 			},
 			want:   snapshotStates + copyStates + copyStates + restoreStates,
 			ranges: slices.Repeat([]string{"CopyRange RangeDone RangeCopied"}, 6), atOnce: true,
+		},
+		{
+			name: "not published for a while: planned again, later each time", machine: names.RoundMachine, input: `{"migration":"orders","round":1}`,
+			script: func(w *world) {
+				w.slice, w.busy = 50*time.Second, map[string]time.Duration{"PublishCopy": 3 * time.Minute}
+			},
+			// At 50 s at once, at 100 s after 10 s, at 160 s after 16 s; published at 226 s.
+			want: snapshotStates + copyStates + copyStates + "WaitToCopyAgain " + copyStates + "WaitToCopyAgain " + copyStates + restoreStates,
+			took: 226 * time.Second,
+			alsoTrue: func(t *testing.T, w *world, _ asl.Description) {
+				if got := w.rounds[0].Copy.Seconds; got != 226 {
+					t.Errorf("the copy is said to have taken %g s", got)
+				}
+			},
+		},
+		{
+			name: "the slot is busy for a minute: asked again, later each time", machine: names.RoundMachine, input: `{"migration":"orders","round":1}`,
+			script: func(w *world) { w.busy = map[string]time.Duration{"StartSnapshot": time.Minute} },
+			want: "Begin " + strings.Repeat("StartSnapshot SnapshotStarted WaitForSlot ", 33) + "StartSnapshot SnapshotStarted PollSnapshot SnapshotDone " +
+				copyStates + restoreStates, took: time.Minute, // 20 waits of 1 s, 5 of 2, 4 of 3, 2 of 4, 2 of 5
 		},
 		{
 			name: "the destination holds the index, later the restore is cut off", machine: names.RoundMachine, input: `{"migration":"orders","round":1}`,
@@ -596,7 +672,7 @@ func TestPaths(t *testing.T) {
 				}
 			},
 			want: snapshotStates + copyStates + "StartRestore RestoreStarted WaitToRestore StartRestore RestoreStarted PollRestore RestoreDone WaitForRestore " +
-				"PollRestore RestoreDone " + restoreStates, took: 9 * time.Second,
+				"PollRestore RestoreDone RestoreInterrupted " + restoreStates, took: 10 * time.Second,
 		},
 		{
 			name: "ranges that take several invocations", machine: names.RoundMachine, input: `{"migration":"orders","round":1}`,
@@ -617,17 +693,10 @@ func TestPaths(t *testing.T) {
 			input: `{"migration":"orders","round":3,"final":true,"execution":"arn:x"}`,
 			script: func(w *world) {
 				w.takes = func(string, int) time.Duration { return 50 * time.Second }
-				w.snapshot = func(call int, out step.SnapshotOutput) step.SnapshotOutput {
-					out.Accepted = call > 2
-					return out
-				}
-				w.restore = func(call int, out step.RestoreOutput) step.RestoreOutput {
-					out.Accepted = call > 2
-					return out
-				}
+				w.busy = map[string]time.Duration{"StartSnapshot": 45 * time.Second, "StartRestore": 45 * time.Second}
 			},
 			want: "Begin " + strings.Repeat("StartSnapshot SnapshotStarted ", 3) + strings.Repeat("PollSnapshot SnapshotDone ", 3) + copyStates +
-				strings.Repeat("StartRestore RestoreStarted ", 3) + strings.Repeat("PollRestore RestoreDone ", 3) + "RecordRound", took: 100 * time.Second,
+				strings.Repeat("StartRestore RestoreStarted ", 3) + strings.Repeat("PollRestore RestoreDone ", 3) + "RecordRound", took: 190 * time.Second,
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -924,7 +993,7 @@ func TestEveryFailureInTheFreezeThaws(t *testing.T) {
 		kinds["for ever "+name] = kind{func(context.Context, *world) error { return k.err }, told, true}
 	}
 	// Whose answer the machine does not look at.
-	unread := []string{"Freeze", "Verify", "Finish", "RecordRound"}
+	unread := []string{"Freeze", "Finish", "RecordRound"}
 	for _, at := range frozen {
 		for name, k := range kinds {
 			if name == "garbled" && slices.Contains(unread, at.state) || strings.HasPrefix(name, "round stopped") && !at.final {
@@ -942,7 +1011,8 @@ func TestEveryFailureInTheFreezeThaws(t *testing.T) {
 				w.frozen = true // a freeze that fails may have got half way
 				return k.fail(ctx, w)
 			}
-			x, d := w.run(names.MigrationMachine, input(""))
+			// The window is wide enough for all retries of the final round.
+			x, d := w.run(names.MigrationMachine, input(`"downtimeWindow":"2h"`))
 			if d.Status != asl.Failed || d.Error != thawError || d.Cause != thawCause {
 				t.Errorf("%s, %s: %s %s %q, want what Thaw returned", at, name, d.Status, d.Error, d.Cause)
 			}
@@ -955,14 +1025,140 @@ func TestEveryFailureInTheFreezeThaws(t *testing.T) {
 			}
 			told, _ := innermost(w.failures[0].Error, w.failures[0].Cause)
 			want := k.name
-			if at.state == "CopyRange" && !strings.HasPrefix(name, "round stopped") {
+			switch {
+			case at.state == "CopyRange" && !strings.HasPrefix(name, "round stopped"):
 				want = mapRunFailed
+			case at.state == "Verify" && name == "garbled":
+				want = string(fault.VerificationFailed)
 			}
 			if told != want {
 				t.Errorf("%s, %s: Thaw was told %s (%+v), want %s", at, name, told, w.failures[0], want)
 			}
 			if late := w.clock.Now().Sub(failedAt); !k.delay && late != 0 {
 				t.Errorf("%s, %s: thawed %s late", at, name, late)
+			}
+		}
+	}
+}
+
+// Only a good verdict opens the destination, whatever else Verify answers and however it does.
+func TestOnlyAGoodVerdictFinishes(t *testing.T) {
+	type verdict struct {
+		Verdict any `json:"verdict"`
+	}
+	for name, c := range map[string]struct {
+		answer any
+		good   bool
+	}{
+		"verified":           {step.VerifyOutput{Verdict: migration.Verified}, true},
+		"with warnings":      {step.VerifyOutput{Verdict: migration.VerifiedWithWarnings}, true},
+		"failed":             {step.VerifyOutput{Verdict: migration.Failed}, false},
+		"none":               {step.VerifyOutput{}, false},
+		"one not known here": {step.VerifyOutput{Verdict: "verified-later"}, false},
+		"null":               {verdict{nil}, false},
+		"a list":             {verdict{[]string{"verified", "verified"}}, false},
+		"no object":          {"verified", false},
+		"no answer":          {nil, false},
+	} {
+		w := short(t)
+		w.verify = func() any { return c.answer }
+		x, d := w.run(names.MigrationMachine, input(""))
+		finished, thawed := w.calls[site{"Finish", false}], w.calls[site{"Thaw", false}]
+		if c.good {
+			if d.Status != asl.Succeeded || finished != 1 || thawed != 0 {
+				t.Errorf("%s: %s %s %s; entered %s", name, d.Status, d.Error, d.Cause, w.trace(x))
+			}
+			continue
+		}
+		if d.Status != asl.Failed || d.Error != thawError || d.Cause != thawCause || finished != 0 || thawed != 1 || w.frozen {
+			t.Errorf("%s: %s %s %s; entered %s", name, d.Status, d.Error, d.Cause, w.trace(x))
+			continue
+		}
+		if got := w.trace(x); !strings.HasSuffix(got, "Freeze FinalRound Verify Verdict Thaw WritesGivenBack") {
+			t.Errorf("%s: entered %s", name, got)
+		}
+		if got := w.failures[0]; got.Error != string(fault.VerificationFailed) || got.Cause == "" {
+			t.Errorf("%s: Thaw was told %+v", name, got)
+		}
+	}
+}
+
+// A final round that takes longer than the window and what may be added to it is stopped, wherever it is, and writes are given
+// back at that moment. One that is just in time is not.
+func TestFinalRoundThatOverruns(t *testing.T) {
+	const limit = 15 * time.Minute // a window of ten minutes and five to spare
+	for name, c := range map[string]struct {
+		script func(*world, time.Duration)
+		stops  string // the last state of the stopped round
+	}{
+		"in the snapshot": {func(w *world, d time.Duration) {
+			w.takes = func(what string, round int) time.Duration {
+				return map[bool]time.Duration{true: d}[what == "snapshot" && round == 2]
+			}
+		}, "PollSnapshot"},
+		"in the restore": {func(w *world, d time.Duration) {
+			w.takes = func(what string, round int) time.Duration {
+				return map[bool]time.Duration{true: d}[what == "restore" && round == 2]
+			}
+		}, "PollRestore"},
+		"waiting for the slot": {func(w *world, d time.Duration) {
+			w.disturb = func(_ context.Context, at site, _ int) error {
+				if at == (site{"StartSnapshot", true}) {
+					w.busy = map[string]time.Duration{"StartSnapshot": d}
+				}
+				return nil
+			}
+		}, "StartSnapshot"},
+		"in the copy": {func(w *world, d time.Duration) {
+			w.disturb = func(_ context.Context, at site, _ int) error {
+				if at == (site{"PlanCopy", true}) {
+					w.slices, w.slice = 10, d/10
+				}
+				return nil
+			}
+		}, "Copy"},
+		"in a retry": {func(w *world, d time.Duration) {
+			var began time.Time
+			w.disturb = func(_ context.Context, at site, call int) error {
+				if at != (site{"PublishCopy", true}) {
+					return nil
+				}
+				if call == 1 {
+					began = w.clock.Now()
+				}
+				if w.clock.Now().Before(began.Add(d)) {
+					return fault.Newf(fault.Unavailable, "ask", "https://legacy", "no answer")
+				}
+				return nil
+			}
+		}, "PublishCopy"},
+	} {
+		for _, late := range []bool{false, true} {
+			w := short(t)
+			d := limit - time.Minute // the last wait before a retry may be half a minute long
+			if late {
+				d = limit + 30*time.Second
+			}
+			c.script(w, d)
+			x, got := w.run(names.MigrationMachine, input(""))
+			final := w.lastRound()
+			if !late {
+				if got.Status != asl.Succeeded || len(w.rounds) != 2 || w.elapsed() < d || w.elapsed() > limit {
+					t.Errorf("%s, in time: %s %s %s after %s", name, got.Status, got.Error, got.Cause, w.elapsed())
+				}
+				continue
+			}
+			if got.Status != asl.Failed || got.Error != thawError || w.frozen || w.calls[site{"Thaw", false}] != 1 || w.elapsed() != limit {
+				t.Errorf("%s: %s %s %s after %s, want a thaw after %s", name, got.Status, got.Error, got.Cause, w.elapsed(), limit)
+			}
+			if got := w.trace(x); !strings.HasSuffix(got, "Freeze FinalRound Thaw WritesGivenBack") {
+				t.Errorf("%s: entered %s", name, got)
+			}
+			if final.Status() != asl.Aborted || !strings.HasSuffix(w.trace(final), c.stops) || len(w.rounds) != 1 {
+				t.Errorf("%s: the final round is %s, it entered %s", name, final.Status(), w.trace(final))
+			}
+			if len(w.failures) != 1 || w.failures[0].Error != "States.Timeout" {
+				t.Errorf("%s: Thaw was told %+v", name, w.failures)
 			}
 		}
 	}

@@ -85,7 +85,7 @@ func watchExecution(ctx context.Context, args []string) error {
 	return followExecution(ctx, sfn.NewFromConfig(cfg), *execution)
 }
 
-func followExecution(ctx context.Context, client watch.StepFunctions, arn string) error {
+func followExecution(ctx context.Context, client *sfn.Client, arn string) error {
 	d, err := watch.Watcher{Client: client}.Follow(ctx, arn, func(p watch.Progress) {
 		fmt.Println(time.Now().Format("15:04:05"), p)
 	})
@@ -94,7 +94,8 @@ func followExecution(ctx context.Context, client watch.StepFunctions, arn string
 	}
 	fmt.Println(d.Status)
 	if d.Status != types.ExecutionStatusSucceeded {
-		return fmt.Errorf("execution %s: %s: %s", d.Status, aws.ToString(d.Error), aws.ToString(d.Cause))
+		name, message := watch.Explain(ctx, client, d)
+		return fmt.Errorf("execution %s: %s: %s", d.Status, name, message)
 	}
 	fmt.Println(aws.ToString(d.Output))
 	return nil

@@ -69,7 +69,7 @@ var catalogue = []Definition{
 	{RestoreFailed, false, "The listed shards could not be restored at the destination; the allocation explanation in the message says why. Mend it, then redrive."},
 	{FreezeUnproven, false, "Writes still arrived after the write block. Writes have been given back; find the writer that gets past the block (new indices, data streams) and start anew."},
 	{IndicesChanged, false, "The source's indices are not those of the plan. Start a new execution so that the plan is made again; warm copies are reused."},
-	{VerificationFailed, false, "The destination does not hold the same data. Writes have been given back to the source; see the checks in the journal's report and start anew."},
+	{VerificationFailed, false, "The destination does not hold the same data. Writes have been given back to the source; see the checks in verification.json of the journal and start anew."},
 	{NeverFits, false, "More rounds will not bring the write downtime under the window. Widen downtimeWindow, move fewer indices at once, or choose a quieter time, and start anew; the warm destination is reused."},
 	{NotSupported, false, "This version of Domain Ferry does not do this yet. Change the input as the message says."},
 	{JournalMissing, false, "The journal has no plan for this migration. Start a new execution; Preflight writes it."},

@@ -1,5 +1,6 @@
 // Package repository knows the on-disk layout of a snapshot repository as Elasticsearch 5.5 to 7.10 and OpenSearch 1 to 3 write
-// it: what each key is, the root document index-N, and the pointer index.latest. It is pure: no I/O.
+// it: what each key is, the root document index-N, the pointer index.latest, and the file lists of shards, from which it predicts what
+// a restore moves. It does no I/O of its own.
 //
 //	index-N                            root document, JSON, written once; the numerically highest N is the truth
 //	index.latest                       N as 8 bytes big endian, best effort

@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"time"
 
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/migration"
@@ -18,7 +19,13 @@ type DecideInput struct {
 type DecideOutput struct {
 	migration.Decision
 	NextRound int `json:"nextRound"`
+	// CutoverTimeoutSeconds is how long the final round may take before writes are given back.
+	CutoverTimeoutSeconds int `json:"cutoverTimeoutSeconds"`
 }
+
+// grace is added to the downtime window before an overrunning final round is given up: a prediction may be a little short, and
+// what is nearly done is better finished.
+const grace = 5 * time.Minute
 
 // Decide says whether to warm again, wait, cut over or stop.
 type Decide struct {
@@ -35,6 +42,7 @@ func (s Decide) Run(ctx context.Context, in DecideInput) (DecideOutput, error) {
 	if err != nil {
 		return DecideOutput{}, err
 	}
-	out := DecideOutput{Decision: migration.Decide(p.Spec, p.Execution, rounds), NextRound: in.Round + 1}
+	out := DecideOutput{Decision: migration.Decide(p.Spec, p.Execution, rounds), NextRound: in.Round + 1,
+		CutoverTimeoutSeconds: int((time.Duration(p.Spec.DowntimeWindow) + grace).Seconds())}
 	return out, j.SaveDocument(ctx, journal.DecisionFile, out.Decision)
 }

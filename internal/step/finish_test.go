@@ -283,7 +283,7 @@ func TestCopyStatesFitTogether(t *testing.T) {
 			t.Fatalf("%s: %v", text, err)
 		}
 	}
-	planned, err := PlanCopy{w.store, func(migration.Repository, migration.Repository) CopyPlanner { return c }, w}.Run(t.Context(), round(3, false))
+	planned, err := PlanCopy{w.store, func(migration.Repository, migration.Repository) CopyPlanner { return c }, w}.Run(t.Context(), PlanCopyInput{RoundInput: round(3, false)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,8 +292,8 @@ func TestCopyStatesFitTogether(t *testing.T) {
 		t.Errorf("asked for %+v from %+v to %+v", c.want, c.from, c.to)
 	}
 	var plan struct {
-		Root, StartedAt json.RawMessage
-		Ranges          []json.RawMessage
+		Root, Since json.RawMessage
+		Ranges      []json.RawMessage
 	}
 	decode(encode(planned), &plan)
 	step := Copy{w.store, func(migration.Repository, migration.Repository) RangeCopier { return c }, w}
@@ -323,7 +323,7 @@ func TestCopyStatesFitTogether(t *testing.T) {
 	w.now = w.now.Add(3 * time.Second)
 	var in PublishCopyInput
 	decode(encode(map[string]any{
-		"migration": "orders", "round": 3, "final": false, "execution": mine, "root": plan.Root, "startedAt": plan.StartedAt, "ranges": copied,
+		"migration": "orders", "round": 3, "final": false, "execution": mine, "root": plan.Root, "startedAt": plan.Since, "ranges": copied,
 	}), &in)
 	out, err := PublishCopy{w.store, func(migration.Repository, migration.Repository) CopyPublisher { return c }, w}.Run(t.Context(), in)
 	want := PublishCopyOutput{Published: true, Copy: migration.CopyPhase{Objects: 8, Bytes: 80, Skipped: 5, Seconds: 3}}
@@ -340,7 +340,7 @@ func TestCopyAnswers(t *testing.T) {
 	if _, err := (Copy{w.store, func(migration.Repository, migration.Repository) RangeCopier { return c }, w}).Run(t.Context(), in); !fault.Is(err, fault.Throttled) {
 		t.Errorf("range: %v", err)
 	}
-	if _, err := (PlanCopy{w.store, func(migration.Repository, migration.Repository) CopyPlanner { return c }, w}).Run(t.Context(), in.RoundInput); !fault.Is(err, fault.Throttled) {
+	if _, err := (PlanCopy{w.store, func(migration.Repository, migration.Repository) CopyPlanner { return c }, w}).Run(t.Context(), PlanCopyInput{RoundInput: in.RoundInput}); !fault.Is(err, fault.Throttled) {
 		t.Errorf("plan: %v", err)
 	}
 	publish := PublishCopy{w.store, func(migration.Repository, migration.Repository) CopyPublisher { return c }, w}
@@ -358,5 +358,35 @@ func TestCopyAnswers(t *testing.T) {
 	c.results = []s3copy.RangeResult{{Done: true}}
 	if _, err := (Copy{w.store, func(migration.Repository, migration.Repository) RangeCopier { return c }, w}).Run(ctx, in); err != nil || !c.deadline.Before(end) {
 		t.Errorf("deadline %v, invocation ends %v, %v", c.deadline, end, err)
+	}
+}
+
+// A copy that is planned again goes on since the first plan, and waits the longer the longer nothing could be published: not at
+// all in the first minute, because a source that changed meanwhile is the rule then.
+func TestCopyPlannedAgainGrows(t *testing.T) {
+	w := plannedWorld(t)
+	c := &copier{publish: s3copy.PublishResult{Reason: "2 objects are missing"}}
+	planner := PlanCopy{w.store, func(migration.Repository, migration.Repository) CopyPlanner { return c }, w}
+	publisher := PublishCopy{w.store, func(migration.Repository, migration.Repository) CopyPublisher { return c }, w}
+	began := w.now
+	in := PlanCopyInput{RoundInput: round(3, false)}
+	for _, lap := range []struct {
+		at   time.Duration
+		wait int
+	}{{time.Second, 0}, {time.Minute, 0}, {61 * time.Second, 6}, {10 * time.Minute, 60}, {time.Hour, 360}, {72 * time.Hour, 600}} {
+		planned, err := planner.Run(t.Context(), in)
+		if err != nil || !planned.Since.Equal(began) {
+			t.Fatalf("planned since %s, %v, want %s", planned.Since, err, began)
+		}
+		in.Since = planned.Since // round.asl.json gives it back
+		w.now = began.Add(lap.at)
+		out, err := publisher.Run(t.Context(), PublishCopyInput{RoundInput: in.RoundInput, StartedAt: planned.Since})
+		if err != nil || out.Published || out.WaitSeconds != lap.wait || out.Copy.Seconds != lap.at.Seconds() {
+			t.Errorf("after %s: %+v, %v, want a wait of %d s", lap.at, out, err, lap.wait)
+		}
+	}
+	c.publish = s3copy.PublishResult{Published: true}
+	if out, err := publisher.Run(t.Context(), PublishCopyInput{RoundInput: in.RoundInput, StartedAt: in.Since}); err != nil || !out.Published || out.WaitSeconds != 0 {
+		t.Errorf("published: %+v, %v", out, err)
 	}
 }

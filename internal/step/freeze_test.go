@@ -283,6 +283,7 @@ func TestThawUnwrapsNestedCauses(t *testing.T) {
 		"a grandchild":             {Failure{"States.TaskFailed", quote(map[string]any{"Error": "States.TaskFailed", "Cause": child})}, "Migration.RestoreFailed", "shard a[1]"},
 		"a child that was stopped": {Failure{"States.TaskFailed", `{"Status":"ABORTED","Name":"x"}`}, "States.TaskFailed", `{"Status":"ABORTED","Name":"x"}`},
 		"plain words":              {Failure{"States.Timeout", "too late"}, "States.Timeout", "too late"},
+		"out of time":              {Failure{"States.Timeout", ""}, "States.Timeout", "The final round took longer than downtimeWindow and 5m0s, or one of the cut-over's steps did not answer in its time."},
 		"a number":                 {Failure{"E", "7"}, "E", "7"},
 		"nothing":                  {Failure{"E", ""}, "E", ""},
 	} {

@@ -12,11 +12,17 @@ import (
 // copyRanges is how many key ranges are copied side by side at most; the Map state's MaxConcurrency is a little below.
 const copyRanges = 16
 
+// PlanCopyInput is a round and since when it has been copied; null at first.
+type PlanCopyInput struct {
+	RoundInput
+	Since time.Time `json:"since"`
+}
+
 // PlanCopyOutput is what the copy moves: the source's root generation and the key ranges.
 type PlanCopyOutput struct {
-	Root      s3copy.Root    `json:"root"`
-	Ranges    []s3copy.Range `json:"ranges"`
-	StartedAt time.Time      `json:"startedAt"`
+	Root   s3copy.Root    `json:"root"`
+	Ranges []s3copy.Range `json:"ranges"`
+	Since  time.Time      `json:"since"`
 }
 
 // CopyPlanner plans a copy.
@@ -32,13 +38,16 @@ type PlanCopy struct {
 }
 
 // Run is the state PlanCopy.
-func (s PlanCopy) Run(ctx context.Context, in RoundInput) (PlanCopyOutput, error) {
+func (s PlanCopy) Run(ctx context.Context, in PlanCopyInput) (PlanCopyOutput, error) {
 	_, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
 	if err != nil {
 		return PlanCopyOutput{}, err
 	}
-	out := PlanCopyOutput{StartedAt: s.Clock.Now()}
-	c, err := s.Copier(p.Spec.Source.Repository, p.Spec.Destination.Repository).Plan(ctx, location(p.Spec.Source), location(p.Spec.Destination), want(in), copyRanges)
+	out := PlanCopyOutput{Since: in.Since}
+	if out.Since.IsZero() {
+		out.Since = s.Clock.Now()
+	}
+	c, err := s.Copier(p.Spec.Source.Repository, p.Spec.Destination.Repository).Plan(ctx, location(p.Spec.Source), location(p.Spec.Destination), want(in.RoundInput), copyRanges)
 	if err != nil {
 		return out, err
 	}

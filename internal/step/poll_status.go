@@ -81,11 +81,8 @@ func (s PollStatus) Run(ctx context.Context, in PollStatusInput) (PollStatusOutp
 		if err != nil || out.Done || out.StartAgain {
 			return out, err
 		}
-		if !in.Final {
-			out.WaitSeconds = migration.NextPoll(seconds(in.StartedAt, s.Clock.Now()))
-			return out, nil
-		}
-		if s.Clock.Now().After(deadline) {
+		if !in.Final || s.Clock.Now().After(deadline) {
+			out.WaitSeconds = wait(in.RoundInput, in.StartedAt, s.Clock.Now())
 			return out, nil
 		}
 		if err := s.Clock.Sleep(ctx, pause); err != nil {

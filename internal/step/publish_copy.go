@@ -19,9 +19,11 @@ type PublishCopyInput struct {
 
 // PublishCopyOutput says whether the destination's readers see the round's snapshot now; if not, the copy is planned again.
 type PublishCopyOutput struct {
-	Published bool                `json:"published"`
-	Reason    string              `json:"reason,omitempty"`
-	Copy      migration.CopyPhase `json:"copy"`
+	Published bool   `json:"published"`
+	Reason    string `json:"reason,omitempty"`
+	// WaitSeconds before the copy is planned again; 0 at first, because a source that changed meanwhile is the rule then.
+	WaitSeconds int                 `json:"waitSeconds"`
+	Copy        migration.CopyPhase `json:"copy"`
 }
 
 // CopyPublisher makes a complete copy visible.
@@ -48,6 +50,9 @@ func (s PublishCopy) Run(ctx context.Context, in PublishCopyInput) (PublishCopyO
 		return PublishCopyOutput{}, err
 	}
 	out := PublishCopyOutput{Published: r.Published, Reason: r.Reason, Copy: migration.CopyPhase{Seconds: seconds(in.StartedAt, s.Clock.Now())}}
+	if lap := out.Copy.Seconds; !out.Published && lap > 60 {
+		out.WaitSeconds = migration.NextPoll(lap)
+	}
 	for _, c := range in.Ranges {
 		out.Copy.Objects += c.Copied
 		out.Copy.Bytes += c.Bytes

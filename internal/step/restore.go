@@ -11,10 +11,17 @@ import (
 	"github.com/domainferry/domainferry/internal/migration"
 )
 
+// RestoreInput is a round and since when its restore has waited for its turn; null at first.
+type RestoreInput struct {
+	RoundInput
+	Since time.Time `json:"since"`
+}
+
 // RestoreOutput says whether the round's restore runs (or ran).
 type RestoreOutput struct {
 	Accepted    bool      `json:"accepted"`
 	StartedAt   time.Time `json:"startedAt"`
+	Since       time.Time `json:"since"`
 	WaitSeconds int       `json:"waitSeconds"`
 	Waiting     string    `json:"waiting,omitempty"`
 	Indices     int       `json:"indices"` // that this call asked to restore
@@ -45,51 +52,57 @@ var ignoredSettings = []string{
 }
 
 // Run is the state StartRestore.
-func (s Restore) Run(ctx context.Context, in RoundInput) (RestoreOutput, error) {
+func (s Restore) Run(ctx context.Context, in RestoreInput) (RestoreOutput, error) {
 	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
 	if err != nil {
 		return RestoreOutput{}, err
 	}
-	out := RestoreOutput{StartedAt: s.Clock.Now()}
+	out := RestoreOutput{StartedAt: s.Clock.Now(), Since: in.Since}
+	if out.Since.IsZero() {
+		out.Since = out.StartedAt
+	}
 	domain := s.Domain(p.Spec.Destination)
+	deadline := out.StartedAt.Add(longPoll)
+	for {
+		out.Indices, err = s.start(ctx, domain, p, j, in.RoundInput)
+		if !fault.Is(err, fault.Busy) {
+			out.Accepted = err == nil
+			return out, err
+		}
+		// Another snapshot or restore holds the index; the domain's hourly snapshot is such a one.
+		if !in.Final || s.Clock.Now().After(deadline) {
+			out.WaitSeconds, out.Waiting = wait(in.RoundInput, out.Since, s.Clock.Now()), err.Error()
+			return out, nil
+		}
+		if err := s.Clock.Sleep(ctx, 500*time.Millisecond); err != nil {
+			return out, err
+		}
+		out.StartedAt = s.Clock.Now()
+	}
+}
+
+// start asks for what is not yet restored, or being restored, and says how many indices that were.
+func (s Restore) start(ctx context.Context, domain RestoreDomain, p migration.Plan, j *journal.Journal, in RoundInput) (int, error) {
 	snapshot := migration.SnapshotName(in.Migration, in.Round)
 	list, err := domain.Indices(ctx)
 	if err != nil {
-		return out, err
+		return 0, err
 	}
 	todo, open, err := s.outstanding(ctx, domain, p, j, snapshot, byName(list))
 	if err != nil || len(todo) == 0 {
-		out.Accepted = err == nil
-		return out, err
+		return 0, err
 	}
 	if len(open) > 0 {
 		if err := domain.Close(ctx, open...); err != nil {
-			return s.busy(in, out, err)
+			return 0, err
 		}
 	}
-	err = domain.Restore(ctx, p.Spec.RepositoryName(), snapshot, cluster.RestoreRequest{
+	return len(todo), domain.Restore(ctx, p.Spec.RepositoryName(), snapshot, cluster.RestoreRequest{
 		Indices: todo, IncludeAliases: in.Final, IgnoreSettings: ignoredSettings,
 		Settings: map[string]any{
 			"index.number_of_replicas": 0, "index.auto_expand_replicas": "false", "index.refresh_interval": "-1", "index.blocks.write": true,
 		},
 	})
-	if err != nil {
-		return s.busy(in, out, err)
-	}
-	out.Accepted, out.Indices = true, len(todo)
-	return out, nil
-}
-
-// busy turns "another snapshot or restore holds the index" into waiting; the domain's hourly snapshot is such a one.
-func (s Restore) busy(in RoundInput, out RestoreOutput, err error) (RestoreOutput, error) {
-	if !fault.Is(err, fault.Busy) {
-		return out, err
-	}
-	out.WaitSeconds, out.Waiting = 2, err.Error()
-	if in.Final {
-		out.WaitSeconds = 1
-	}
-	return out, nil
 }
 
 // outstanding lists the planned indices that are not yet restored, or being restored, from the snapshot, and those of them that

@@ -13,7 +13,7 @@ import (
 )
 
 func runRestore(w *world, in RoundInput) (RestoreOutput, error) {
-	return restore(w).Run(w.t.Context(), in)
+	return restore(w).Run(w.t.Context(), RestoreInput{RoundInput: in})
 }
 
 func TestRestoreOfNewIndices(t *testing.T) {
@@ -132,8 +132,12 @@ func TestRestoreAnswers(t *testing.T) {
 			w := plannedWorld(t)
 			w.copies("orders-r0001", true)
 			w.answers[call] = []error{busy(call)}
-			if out, err := runRestore(w, round(2, final)); err != nil || out.Accepted || out.WaitSeconds < 1 || out.Waiting == "" {
-				t.Errorf("%s busy: %+v, %v", call, out, err)
+			out, err := runRestore(w, round(2, final))
+			switch {
+			case final && (err != nil || !out.Accepted || out.Waiting != "" || w.slept == 0 || w.slept > time.Second || !out.StartedAt.Equal(w.now)):
+				t.Errorf("%s busy, final: %+v, %v after %v; want it to go on the moment it can", call, out, err, w.slept)
+			case !final && (err != nil || out.Accepted || out.WaitSeconds < 1 || out.Waiting == "" || w.slept != 0):
+				t.Errorf("%s busy: %+v, %v after %v", call, out, err, w.slept)
 			}
 			if out, err := runRestore(w, round(2, final)); err != nil || !out.Accepted || w.count("destination Restore") != 1 {
 				t.Errorf("%s, afterwards: %+v, %v, %v", call, out, err, w.log)
@@ -222,10 +226,11 @@ func TestDecide(t *testing.T) {
 		}
 		return out
 	}
-	if out := run(1); out.Action != migration.WarmAgain || out.NextRound != 2 || out.Prediction != nil {
+	// The downtime window of a minute, and five to spare.
+	if out := run(1); out.CutoverTimeoutSeconds != 360 || out.Action != migration.WarmAgain || out.NextRound != 2 || out.Prediction != nil {
 		t.Errorf("%+v", out)
 	}
-	if out := run(2); out.Action != migration.CutOver || out.NextRound != 3 || out.Prediction == nil || out.Prediction.Seconds != 13 {
+	if out := run(2); out.CutoverTimeoutSeconds != 360 || out.Action != migration.CutOver || out.NextRound != 3 || out.Prediction == nil || out.Prediction.Seconds != 13 {
 		t.Errorf("%+v", out)
 	}
 }

@@ -12,12 +12,19 @@ import (
 	"github.com/domainferry/domainferry/internal/migration"
 )
 
+// SnapshotInput is a round and since when its snapshot has waited for its turn; null at first.
+type SnapshotInput struct {
+	RoundInput
+	Since time.Time `json:"since"`
+}
+
 // SnapshotOutput says whether the round's snapshot runs (or ran).
 type SnapshotOutput struct {
 	Accepted    bool      `json:"accepted"`
 	Round       int       `json:"round"`
 	Snapshot    string    `json:"snapshot"`
 	StartedAt   time.Time `json:"startedAt"`
+	Since       time.Time `json:"since"`
 	WaitSeconds int       `json:"waitSeconds"` // when another snapshot is in the way
 	Waiting     string    `json:"waiting,omitempty"`
 }
@@ -46,7 +53,7 @@ type Snapshot struct {
 
 // Run is the state StartSnapshot. It looks for a snapshot of the round's name before it asks for one, and records the source's
 // global checkpoints before that, so that the snapshot can be the base of a replay.
-func (s Snapshot) Run(ctx context.Context, in RoundInput) (SnapshotOutput, error) {
+func (s Snapshot) Run(ctx context.Context, in SnapshotInput) (SnapshotOutput, error) {
 	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
 	if err != nil {
 		return SnapshotOutput{}, err
@@ -57,7 +64,10 @@ func (s Snapshot) Run(ctx context.Context, in RoundInput) (SnapshotOutput, error
 		}
 	}
 	domain := s.Domain(p.Spec.Source)
-	out := SnapshotOutput{Round: in.Round, Snapshot: migration.SnapshotName(in.Migration, in.Round), StartedAt: s.Clock.Now()}
+	out := SnapshotOutput{Round: in.Round, Snapshot: migration.SnapshotName(in.Migration, in.Round), StartedAt: s.Clock.Now(), Since: in.Since}
+	if out.Since.IsZero() {
+		out.Since = out.StartedAt
+	}
 	existing, found, err := domain.Snapshot(ctx, p.Spec.RepositoryName(), out.Snapshot)
 	if err != nil {
 		return out, err
@@ -78,45 +88,43 @@ func (s Snapshot) Run(ctx context.Context, in RoundInput) (SnapshotOutput, error
 	}
 	deadline := s.Clock.Now().Add(longPoll)
 	for {
-		busy, err := otherSnapshot(ctx, domain, out.Snapshot)
-		if err != nil {
+		if out.Waiting, err = otherSnapshot(ctx, domain, out.Snapshot); err != nil {
 			return out, err
 		}
-		if busy == "" {
-			break
+		if out.Waiting == "" {
+			out.Waiting, err = s.create(ctx, j, domain, p, in.RoundInput)
+			out.Accepted = out.Waiting == "" && err == nil
+			if out.Accepted || err != nil {
+				return out, err
+			}
 		}
-		out.Waiting = busy
-		if !in.Final {
-			out.WaitSeconds = 5
-			return out, nil
-		}
-		if s.Clock.Now().After(deadline) {
+		if !in.Final || s.Clock.Now().After(deadline) {
+			out.WaitSeconds = wait(in.RoundInput, out.Since, s.Clock.Now())
 			return out, nil
 		}
 		if err := s.Clock.Sleep(ctx, 200*time.Millisecond); err != nil {
 			return out, err
 		}
 	}
+}
+
+// create asks for the snapshot and answers what is in its way, or "".
+func (s Snapshot) create(ctx context.Context, j *journal.Journal, domain SnapshotDomain, p migration.Plan, in RoundInput) (busy string, err error) {
 	if err := s.recordCheckpoints(ctx, j, domain, p, in.Round); err != nil {
-		return out, err
+		return "", err
 	}
-	err = domain.CreateSnapshot(ctx, p.Spec.RepositoryName(), out.Snapshot, cluster.SnapshotRequest{
+	err = domain.CreateSnapshot(ctx, p.Spec.RepositoryName(), migration.SnapshotName(in.Migration, in.Round), cluster.SnapshotRequest{
 		Indices: p.Names(), Metadata: map[string]any{"taken_by": "domain-ferry", "migration": in.Migration},
 	})
 	switch {
-	case fault.Is(err, fault.Busy) && in.Final:
-		// Nothing may be seen running (a snapshot is being deleted): a short pause keeps the state from going round at full speed.
-		out.Waiting = "another snapshot"
-		return out, s.Clock.Sleep(ctx, 500*time.Millisecond)
 	case fault.Is(err, fault.Busy):
-		out.Waiting, out.WaitSeconds = "another snapshot", 5
-		return out, nil
+		// Nothing need be seen running: a snapshot may be being deleted.
+		return "another snapshot", nil
 	case cluster.NameTaken(err):
 		// Nobody had the name a moment ago: an earlier request of ours, whose answer was lost, has taken effect since.
-		err = nil
+		return "", nil
 	}
-	out.Accepted = err == nil
-	return out, err
+	return "", err
 }
 
 // holds reports whether the snapshot was asked to hold every planned index.

@@ -17,7 +17,7 @@ func round(n int, final bool) RoundInput {
 }
 
 func runSnapshot(w *world, in RoundInput) (SnapshotOutput, error) {
-	return snapshot(w).Run(w.t.Context(), in)
+	return snapshot(w).Run(w.t.Context(), SnapshotInput{RoundInput: in})
 }
 
 func TestSnapshotRecordsCheckpointsFirst(t *testing.T) {
@@ -61,11 +61,11 @@ func TestSnapshotKilled(t *testing.T) {
 
 func TestSnapshotRoundZeroIsTheNext(t *testing.T) {
 	w := plannedWorld(t)
-	if out, err := snapshot(w).Run(t.Context(), RoundInput{Migration: "orders"}); err != nil || out.Round != 1 || out.Snapshot != "orders-r0001" {
+	if out, err := runSnapshot(w, RoundInput{Migration: "orders"}); err != nil || out.Round != 1 || out.Snapshot != "orders-r0001" {
 		t.Errorf("%+v, %v", out, err)
 	}
 	w.must(w.journal().SaveRound(t.Context(), migration.Round{Number: 7}))
-	if out, err := snapshot(w).Run(t.Context(), RoundInput{Migration: "orders"}); err != nil || out.Round != 8 || out.Snapshot != "orders-r0008" {
+	if out, err := runSnapshot(w, RoundInput{Migration: "orders"}); err != nil || out.Round != 8 || out.Snapshot != "orders-r0008" {
 		t.Errorf("%+v, %v", out, err)
 	}
 }
@@ -134,11 +134,18 @@ func TestSnapshotAnswers(t *testing.T) {
 	if out, err := runSnapshot(w, round(1, false)); err != nil || out.Accepted || out.WaitSeconds < 1 || out.Waiting == "" {
 		t.Errorf("busy, warm: %+v, %v", out, err)
 	}
-	w.answers["source CreateSnapshot"] = []error{busy("create snapshot")}
+	// Inside the freeze it asks again itself, and takes the slot the moment it is free.
+	w.answers["source CreateSnapshot"] = slices.Repeat([]error{busy("create snapshot")}, 10)
 	w.slept = 0
-	if out, err := runSnapshot(w, round(1, true)); err != nil || out.Accepted || out.WaitSeconds != 0 || w.slept == 0 || w.slept > time.Second {
+	if out, err := runSnapshot(w, round(1, true)); err != nil || !out.Accepted || out.Waiting != "" || w.slept < time.Second || w.slept > 3*time.Second {
 		t.Errorf("busy, final: %+v, %v after %v", out, err, w.slept)
 	}
+	w = plannedWorld(t)
+	w.answers["source CreateSnapshot"] = slices.Repeat([]error{busy("create snapshot")}, 1000)
+	if out, err := runSnapshot(w, round(1, true)); err != nil || out.Accepted || out.Waiting == "" || out.WaitSeconds != 0 || w.slept < 20*time.Second || w.slept > 21*time.Second {
+		t.Errorf("endlessly busy, final: %+v, %v after %v", out, err, w.slept)
+	}
+	w.answers = map[string][]error{}
 	// 504: the outcome is unknown and said so; the repeated step finds the snapshot.
 	w.lost["source CreateSnapshot"] = []error{unknown("create snapshot")}
 	if _, err := runSnapshot(w, round(1, false)); !fault.Is(err, fault.OutcomeUnknown) {
@@ -158,6 +165,96 @@ func TestSnapshotAnswers(t *testing.T) {
 	w.answers["source CreateSnapshot"] = []error{fault.Newf(fault.RequestRefused, "create snapshot", "source", "no")}
 	if out, err := runSnapshot(w, round(1, false)); !fault.Is(err, fault.RequestRefused) || out.Accepted {
 		t.Errorf("refused: %+v, %v", out, err)
+	}
+}
+
+// growing are how long a state has had to ask again, and what a warm round and the final one wait then.
+var growing = []struct {
+	since       time.Duration // ago; 0 is what the machine sends first: null
+	warm, final int
+}{
+	{0, 1, 0}, {time.Second, 1, 0}, {30 * time.Second, 3, 0}, {10 * time.Minute, 60, 0}, {59 * time.Minute, 354, 0}, {61 * time.Minute, 366, 366},
+	{90 * time.Minute, 540, 540}, {100 * time.Minute, 600, 600}, {72 * time.Hour, 600, 600},
+}
+
+// ago is the since of a round's next request; null at first.
+func (w *world) ago(d time.Duration) time.Time {
+	if d == 0 {
+		return time.Time{}
+	}
+	return w.now.Add(-d)
+}
+
+// A refused request is repeated the later the longer it has been refused, so that no history overflows. Long polls of 20 seconds
+// are part of that time in the final round.
+func TestWaitsGrow(t *testing.T) {
+	type answer struct {
+		waitSeconds int
+		waiting     string
+		since       time.Time
+	}
+	for name, run := range map[string]func(w *world, final bool, since time.Time) (answer, error){
+		"another snapshot is seen": func(w *world, final bool, since time.Time) (answer, error) {
+			w.source.running = []cluster.RunningSnapshot{{Repository: "r", Name: "endless"}}
+			out, err := snapshot(w).Run(w.t.Context(), SnapshotInput{round(2, final), since})
+			return answer{out.WaitSeconds, out.Waiting, out.Since}, err
+		},
+		"another snapshot is not seen": func(w *world, final bool, since time.Time) (answer, error) {
+			w.answers["source CreateSnapshot"] = slices.Repeat([]error{busy("create snapshot")}, 1000)
+			out, err := snapshot(w).Run(w.t.Context(), SnapshotInput{round(2, final), since})
+			return answer{out.WaitSeconds, out.Waiting, out.Since}, err
+		},
+		"the copies cannot be closed": func(w *world, final bool, since time.Time) (answer, error) {
+			w.copies("orders-r0001", true)
+			w.answers["destination Close"] = slices.Repeat([]error{busy("close")}, 1000)
+			out, err := restore(w).Run(w.t.Context(), RestoreInput{round(2, final), since})
+			return answer{out.WaitSeconds, out.Waiting, out.Since}, err
+		},
+		"the restore is refused": func(w *world, final bool, since time.Time) (answer, error) {
+			w.answers["destination Restore"] = slices.Repeat([]error{busy("restore")}, 1000)
+			out, err := restore(w).Run(w.t.Context(), RestoreInput{round(2, final), since})
+			return answer{out.WaitSeconds, out.Waiting, out.Since}, err
+		},
+		"the snapshot runs": func(w *world, final bool, since time.Time) (answer, error) {
+			if since.IsZero() {
+				since = w.now
+			}
+			w.source.snapshots["orders-r0002"] = cluster.Snapshot{State: cluster.SnapshotInProgress}
+			out, err := pollStatus(w).Run(w.t.Context(), PollStatusInput{round(2, final), "snapshot", since})
+			return answer{out.WaitSeconds, out.What, since}, err
+		},
+		"the restore runs": func(w *world, final bool, since time.Time) (answer, error) {
+			if since.IsZero() {
+				since = w.now
+			}
+			w.copies("orders-r0002", true)
+			w.destination.recoveries[1].Stage = "INDEX"
+			out, err := pollStatus(w).Run(w.t.Context(), PollStatusInput{round(2, final), "restore", since})
+			return answer{out.WaitSeconds, out.What, since}, err
+		},
+	} {
+		for _, c := range growing {
+			for _, final := range []bool{false, true} {
+				w := plannedWorld(t)
+				began := w.now
+				got, err := run(w, final, w.ago(c.since))
+				least, most := c.warm, c.warm
+				if final {
+					if least, most = c.final, c.final; least > 0 {
+						most += 3 // a tenth of the long poll
+					}
+				}
+				if err != nil || got.waiting == "" || got.waitSeconds < least || got.waitSeconds > most {
+					t.Errorf("%s, since %s, final %t: %+v, %v, want a wait of %d s", name, c.since, final, got, err, least)
+				}
+				if !got.since.Equal(began.Add(-c.since)) {
+					t.Errorf("%s, since %s: goes on since %s, it is %s", name, c.since, got.since, began)
+				}
+				if polled := w.slept >= longPoll && w.slept <= longPoll+time.Second; polled != final || !final && w.slept > 0 {
+					t.Errorf("%s, final %t: the function slept %s", name, final, w.slept)
+				}
+			}
+		}
 	}
 }
 

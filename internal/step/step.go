@@ -41,6 +41,16 @@ func (WallClock) Sleep(ctx context.Context, d time.Duration) error {
 // second of write downtime each time.
 const longPoll = 20 * time.Second
 
+// wait is how long a state that has to ask again waits: longer the longer it has asked already, so that no history overflows. In
+// the freeze the steps wait themselves, until an hour has passed and a second more or less no longer counts.
+func wait(in RoundInput, since, now time.Time) int {
+	elapsed := seconds(since, now)
+	if in.Final && elapsed < time.Hour.Seconds() {
+		return 0
+	}
+	return migration.NextPoll(elapsed)
+}
+
 // RoundInput is what every step of a round is given.
 type RoundInput struct {
 	Migration string `json:"migration"`

@@ -175,6 +175,10 @@ func (o ThawOutput) explain(f *Failure, state string) ThawOutput {
 		return o
 	}
 	name, cause := innermost(*f)
+	if name == "States.Timeout" && cause == "" {
+		// The service says no more.
+		cause = fmt.Sprintf("The final round took longer than downtimeWindow and %s, or one of the cut-over's steps did not answer in its time.", grace)
+	}
 	o.Error = name
 	o.Cause = shorten(cause, 24<<10) + "\n" + o.Cause
 	return o

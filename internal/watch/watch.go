@@ -205,3 +205,65 @@ func phaseOf(state string) string {
 		return "restore"
 	}
 }
+
+// Explainer is what explaining a failure needs of the Step Functions client.
+type Explainer interface {
+	DescribeExecution(context.Context, *sfn.DescribeExecutionInput, ...func(*sfn.Options)) (*sfn.DescribeExecutionOutput, error)
+	ListMapRuns(context.Context, *sfn.ListMapRunsInput, ...func(*sfn.Options)) (*sfn.ListMapRunsOutput, error)
+	ListExecutions(context.Context, *sfn.ListExecutionsInput, ...func(*sfn.Options)) (*sfn.ListExecutionsOutput, error)
+}
+
+// Explain finds the error that ended an execution where it was raised: the service gives a parent the JSON of its child's
+// description, and of a Map Run only that too many of its children failed.
+func Explain(ctx context.Context, client Explainer, d *sfn.DescribeExecutionOutput) (name, message string) {
+	name, message = aws.ToString(d.Error), aws.ToString(d.Cause)
+	arn := aws.ToString(d.ExecutionArn)
+	for range 5 {
+		var inner struct {
+			ExecutionArn string `json:"ExecutionArn"`
+			Error        string `json:"Error"`
+			Cause        string `json:"Cause"`
+			ErrorType    string `json:"errorType"`
+			ErrorMessage string `json:"errorMessage"`
+		}
+		err := json.Unmarshal([]byte(message), &inner)
+		switch {
+		case err == nil && inner.ErrorType != "":
+			return inner.ErrorType, inner.ErrorMessage
+		case err == nil && inner.Error != "":
+			name, message, arn = inner.Error, inner.Cause, inner.ExecutionArn
+		case name == "States.ExceedToleratedFailureThreshold":
+			child := failedChild(ctx, client, arn)
+			if child == nil {
+				return name, message
+			}
+			name, message, arn = aws.ToString(child.Error), aws.ToString(child.Cause), aws.ToString(child.ExecutionArn)
+		default:
+			return name, message
+		}
+	}
+	return name, message
+}
+
+// failedChild describes a failed child of the execution's last Map Run, or nil when there is none to be had.
+func failedChild(ctx context.Context, client Explainer, execution string) *sfn.DescribeExecutionOutput {
+	runs, err := client.ListMapRuns(ctx, &sfn.ListMapRunsInput{ExecutionArn: &execution})
+	if err != nil || len(runs.MapRuns) == 0 {
+		return nil
+	}
+	last := runs.MapRuns[0]
+	for _, r := range runs.MapRuns {
+		if aws.ToTime(r.StartDate).After(aws.ToTime(last.StartDate)) {
+			last = r
+		}
+	}
+	children, err := client.ListExecutions(ctx, &sfn.ListExecutionsInput{MapRunArn: last.MapRunArn, StatusFilter: types.ExecutionStatusFailed, MaxResults: 1})
+	if err != nil || len(children.Executions) == 0 {
+		return nil
+	}
+	d, err := client.DescribeExecution(ctx, &sfn.DescribeExecutionInput{ExecutionArn: children.Executions[0].ExecutionArn})
+	if err != nil {
+		return nil
+	}
+	return d
+}

@@ -143,7 +143,8 @@ func migrate(ctx context.Context, cfg Config, env *environment.Environment, writ
 		return arn, err
 	}
 	if d.Status != types.ExecutionStatusSucceeded {
-		return arn, fmt.Errorf("the execution ended %s: %s: %s", d.Status, aws.ToString(d.Error), aws.ToString(d.Cause))
+		name, message := watch.Explain(ctx, client, d)
+		return arn, fmt.Errorf("the execution ended %s: %s: %s", d.Status, name, message)
 	}
 	return arn, nil
 }

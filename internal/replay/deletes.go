@@ -1,0 +1,498 @@
+package replay
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/domainferry/domainferry/internal/cluster"
+	"github.com/domainferry/domainferry/internal/fault"
+)
+
+// ShardRef names a shard.
+type ShardRef struct {
+	Index string `json:"index"`
+	Shard int    `json:"shard"`
+}
+
+// ShardWritten is a number of operations at one shard of the destination.
+type ShardWritten struct {
+	ShardRef
+	Operations int64 `json:"operations"`
+}
+
+// DeleteResult is what one call of ReconcileDeletes found and did.
+type DeleteResult struct {
+	Rest []ShardRef `json:"rest,omitempty"` // not finished
+	Done bool       `json:"done"`
+
+	SharedDeleted   int64 `json:"sharedDeleted"`
+	ReplayedDeleted int64 `json:"replayedDeleted"`
+	// Candidates were missing in the source's last refreshed state; those that were not deleted are there again, or were changed.
+	Candidates int64 `json:"candidates"`
+	// Missing documents are at the source and not at the destination where both number alike or in a block: somebody else wrote to
+	// the destination. The index must go back to rounds.
+	Missing   int64    `json:"missing,omitempty"`
+	MissingIn []string `json:"missingIn,omitempty"` // up to 20 indices
+	Compared  int64    `json:"compared"`            // blocks whose counts were compared
+	Listed    int64    `json:"listed"`              // documents whose ids were read
+	Seconds   float64  `json:"seconds"`
+
+	Written []ShardWritten `json:"written,omitempty"` // for AccountDeletes
+}
+
+// Shards lists all shards of the states, for ReconcileDeletes.
+func Shards(states []State) []ShardRef {
+	var all []ShardRef
+	for _, s := range states {
+		for k := range s.Shards {
+			all = append(all, ShardRef{s.Index, k})
+		}
+	}
+	return all
+}
+
+// ReconcileDeletes deletes at the destination what the source has no more, in the given shards of the states. Every document is
+// looked up at the source, with its routing and in real time, before it is deleted, and it is deleted only as long as it has not
+// changed at the destination; so the call is safe in warm passes, where it keeps the last one small. There a difference may as well
+// be a document that was changed since the pass, so with many updates most blocks are read. A shard that was not finished before the
+// deadline is in Rest; what was deleted stays deleted. In a warm pass the rest may be left to the next one.
+//
+// The states are those that Advance returned: all blocks up to the last pass.
+func (r *Replayer) ReconcileDeletes(ctx context.Context, states []State, shards []ShardRef, deadline time.Time) (DeleteResult, error) {
+	started := time.Now()
+	byName := map[string]State{}
+	for _, s := range states {
+		byName[s.Index] = s
+	}
+	names := map[string]bool{}
+	for _, ref := range shards {
+		if s, ok := byName[ref.Index]; !ok || ref.Shard < 0 || ref.Shard >= len(s.Shards) {
+			return DeleteResult{Rest: shards}, fault.Newf(fault.InvalidInput, "reconcile deletions", fmt.Sprintf("shard %d of %s", ref.Shard, ref.Index), "there is no state for it")
+		}
+		names[ref.Index] = true
+	}
+	if len(shards) == 0 {
+		return DeleteResult{Done: true}, nil
+	}
+	w := &deleteWork{Replayer: r, budget: newBudget(deadline)}
+	if err := r.refreshBoth(ctx, w.budget, slices.Sorted(maps.Keys(names))); err != nil && !errors.Is(err, errCut) {
+		return DeleteResult{Rest: shards}, err
+	}
+
+	work := ctx
+	if !deadline.IsZero() {
+		var cut context.CancelFunc
+		work, cut = context.WithDeadline(work, deadline)
+		defer cut()
+	}
+	finished := make([]bool, len(shards))
+	failure := eachShard(work, r.concurrency(), shards, func(ctx context.Context, i int, ref ShardRef) error {
+		err := errCut
+		if !w.budget.over() {
+			err = w.shard(ctx, ref, byName[ref.Index].Shards[ref.Shard])
+		}
+		finished[i] = err == nil
+		if errors.Is(err, errCut) || errors.Is(work.Err(), context.DeadlineExceeded) {
+			return nil
+		}
+		return err
+	})
+	for i, ref := range shards {
+		if !finished[i] {
+			w.result.Rest = append(w.result.Rest, ref)
+		}
+	}
+	w.result.Done = len(w.result.Rest) == 0
+	w.result.Seconds = time.Since(started).Seconds()
+	slices.SortFunc(w.result.Written, func(a, b ShardWritten) int {
+		return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.Shard, b.Shard))
+	})
+	if ctx.Err() != nil {
+		return w.result, fmt.Errorf("reconcile deletions: %w", context.Cause(ctx))
+	}
+	return w.result, failure
+}
+
+// eachShard calls f for the shards, some at a time, until one fails.
+func eachShard(ctx context.Context, atOnce int, shards []ShardRef, f func(ctx context.Context, i int, ref ShardRef) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	next := make(chan int, len(shards))
+	for i := range shards {
+		next <- i
+	}
+	close(next)
+	var workers sync.WaitGroup
+	var once sync.Once
+	var failure error
+	for range min(atOnce, len(shards)) {
+		workers.Go(func() {
+			for i := range next {
+				if ctx.Err() != nil {
+					return
+				}
+				if err := f(ctx, i, shards[i]); err != nil {
+					once.Do(func() { failure = err })
+					cancel()
+					return
+				}
+			}
+		})
+	}
+	workers.Wait()
+	return failure
+}
+
+// deleteWork is one call of ReconcileDeletes.
+type deleteWork struct {
+	*Replayer
+	budget budget
+
+	mu     sync.Mutex
+	result DeleteResult
+}
+
+func (w *deleteWork) missing(index string, n int64) {
+	if n <= 0 {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.result.Missing += n
+	w.result.MissingIn = quote(w.result.MissingIn, index)
+}
+
+func (w *deleteWork) shard(ctx context.Context, ref ShardRef, s ShardState) error {
+	if err := w.shared(ctx, ref, s.Base); err != nil {
+		return err
+	}
+	return w.replayed(ctx, ref, s.Blocks)
+}
+
+// shared compares the region in which both sides number alike.
+func (w *deleteWork) shared(ctx context.Context, ref ShardRef, base int64) error {
+	if base < 0 {
+		return nil
+	}
+	whole := []cluster.SeqRange{{From: -1, Upto: base}}
+	here, there, err := w.counts(ctx, ref, whole, whole)
+	if err != nil || here[0] == there[0] {
+		return err
+	}
+	diff := &difference{
+		count: func(ranges []cluster.SeqRange, width int64) (map[int64]int64, map[int64]int64, error) {
+			return w.histograms(ctx, ref, ranges, width)
+		},
+		found: func(missing, extra []int64) error {
+			w.missing(ref.Index, int64(len(missing)))
+			for part := range slices.Chunk(runs(extra), maxClauses) {
+				if err := w.sweep(ctx, ref, part, &w.result.SharedDeleted); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	return diff.run(base)
+}
+
+const (
+	maxClauses     = 400   // ranges in one request; the engines refuse 1,024 clauses (indices.query.bool.max_clause_count)
+	maxBuckets     = 8_000 // of one histogram; the oldest engines refuse 10,000 (search.max_buckets)
+	bucketOfLeaves = 24    // documents: buckets that small are resolved to single numbers
+)
+
+// difference finds the sequence numbers that only one side has, by histograms that grow finer where they differ. Buckets of width 1
+// are sequence numbers, so that ids have to be read of deleted documents alone: reading them is what costs.
+type difference struct {
+	count func(ranges []cluster.SeqRange, width int64) (here, there map[int64]int64, err error)
+	found func(onlyHere, onlyThere []int64) error
+}
+
+func (d *difference) run(upto int64) error {
+	width := int64(1)
+	for upto/width >= maxBuckets {
+		width *= 2
+	}
+	return d.refine([]cluster.SeqRange{{From: -1, Upto: upto}}, width, upto)
+}
+
+func (d *difference) refine(ranges []cluster.SeqRange, width, upto int64) error {
+	here, there, err := d.count(ranges, width)
+	if err != nil {
+		return err
+	}
+	var different, onlyHere, onlyThere []int64
+	largest := int64(0)
+	for _, start := range slices.Sorted(maps.Keys(union(here, there))) {
+		if here[start] == there[start] {
+			continue
+		}
+		if width == 1 {
+			if here[start] > there[start] {
+				onlyHere = append(onlyHere, start)
+			} else {
+				onlyThere = append(onlyThere, start)
+			}
+			continue
+		}
+		different = append(different, start)
+		largest = max(largest, here[start], there[start])
+	}
+	if width == 1 {
+		if len(onlyHere)+len(onlyThere) == 0 {
+			return nil
+		}
+		return d.found(onlyHere, onlyThere)
+	}
+	if len(different) == 0 {
+		return nil
+	}
+	finer := int64(1)
+	if largest > bucketOfLeaves {
+		finer = width
+		for parts := int64(1); parts < min(1024, largest/(bucketOfLeaves/2)) && finer > 1; parts *= 2 {
+			finer /= 2
+		}
+	}
+	// A range gives at most as many buckets as it has documents, or numbers.
+	var chunk []cluster.SeqRange
+	buckets := int64(0)
+	flush := func() error {
+		if len(chunk) == 0 {
+			return nil
+		}
+		err := d.refine(chunk, finer, upto)
+		chunk, buckets = nil, 0
+		return err
+	}
+	for _, start := range different {
+		n := min(max(here[start], there[start]), width/finer)
+		if len(chunk) > 0 && (buckets+n > maxBuckets || len(chunk) >= maxClauses) {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		r := cluster.SeqRange{From: start - 1, Upto: min(start+width-1, upto)}
+		if last := len(chunk) - 1; last >= 0 && chunk[last].Upto == r.From {
+			chunk[last].Upto = r.Upto
+		} else {
+			chunk = append(chunk, r)
+		}
+		buckets += n
+	}
+	return flush()
+}
+
+func union(a, b map[int64]int64) map[int64]int64 {
+	out := maps.Clone(a)
+	if out == nil {
+		out = map[int64]int64{}
+	}
+	for k := range b {
+		out[k] += 0
+	}
+	return out
+}
+
+// runs makes ranges of sorted numbers.
+func runs(numbers []int64) []cluster.SeqRange {
+	var out []cluster.SeqRange
+	for _, n := range numbers {
+		if last := len(out) - 1; last >= 0 && out[last].Upto == n-1 {
+			out[last].Upto = n
+		} else {
+			out = append(out, cluster.SeqRange{From: n - 1, Upto: n})
+		}
+	}
+	return out
+}
+
+// replayed compares the blocks of the region above the base.
+func (w *deleteWork) replayed(ctx context.Context, ref ShardRef, blocks []Block) error {
+	for part := range slices.Chunk(blocks, maxClauses) {
+		from, to := make([]cluster.SeqRange, len(part)), make([]cluster.SeqRange, len(part))
+		for i, b := range part {
+			from[i], to[i] = b.source(), b.destination()
+		}
+		here, there, err := w.counts(ctx, ref, from, to)
+		if err != nil {
+			return err
+		}
+		w.mu.Lock()
+		w.result.Compared += int64(len(part))
+		w.mu.Unlock()
+		var list []cluster.SeqRange
+		for i := range part {
+			w.missing(ref.Index, here[i]-there[i])
+			if there[i] > here[i] {
+				list = append(list, to[i])
+			}
+		}
+		if len(list) > 0 {
+			if err := w.sweep(ctx, ref, list, &w.result.ReplayedDeleted); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sweep reads the ids of the destination's documents in the ranges and deletes those that the source has no more.
+func (w *deleteWork) sweep(ctx context.Context, ref ShardRef, ranges []cluster.SeqRange, deleted *int64) error {
+	for len(ranges) > 0 {
+		if w.budget.over() {
+			return errCut
+		}
+		page, err := patiently(ctx, w.budget, nil, func() (cluster.ShardPage, error) {
+			return w.Destination.ShardDocuments(ctx, ref.Index, ref.Shard, ranges, idPage, false)
+		})
+		if err != nil {
+			return err
+		}
+		if err := w.delete(ctx, ref, page.Documents, deleted); err != nil {
+			return err
+		}
+		if !page.More {
+			return nil
+		}
+		last := page.Documents[len(page.Documents)-1].SeqNo
+		var rest []cluster.SeqRange
+		for _, r := range ranges {
+			if r.Upto > last {
+				rest = append(rest, cluster.SeqRange{From: max(r.From, last), Upto: r.Upto})
+			}
+		}
+		ranges = rest
+	}
+	return nil
+}
+
+func (w *deleteWork) delete(ctx context.Context, ref ShardRef, documents []cluster.ShardDocument, deleted *int64) error {
+	if len(documents) == 0 {
+		return nil
+	}
+	keys := make([]cluster.DocumentKey, len(documents))
+	for i, d := range documents {
+		keys[i] = d.DocumentKey
+	}
+	here, err := look(ctx, w.budget, w.Source, ref.Index, keys)
+	if err != nil {
+		return err
+	}
+	var writes []cluster.Write
+	for i, d := range documents {
+		if !here[i].Found {
+			writes = append(writes, cluster.Write{DocumentKey: d.DocumentKey, Type: d.Type, SeqNo: d.SeqNo, PrimaryTerm: d.PrimaryTerm})
+		}
+	}
+	w.mu.Lock()
+	w.result.Listed += int64(len(documents))
+	w.result.Candidates += int64(len(writes))
+	w.mu.Unlock()
+	var operations, gone int64
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		*deleted += gone
+		if i := slices.IndexFunc(w.result.Written, func(x ShardWritten) bool { return x.ShardRef == ref }); i >= 0 {
+			w.result.Written[i].Operations += operations
+		} else if operations > 0 {
+			w.result.Written = append(w.result.Written, ShardWritten{ref, operations})
+		}
+	}()
+	for n := 0; len(writes) > 0; n++ {
+		part := writes[:min(len(writes), 2000)]
+		results, err := patiently(ctx, w.budget, nil, func() ([]cluster.WriteResult, error) { return w.Destination.BulkWrite(ctx, ref.Index, part) })
+		if err != nil {
+			return err
+		}
+		var again []cluster.Write
+		for i, result := range results {
+			if result.SeqNo >= 0 {
+				operations++
+			}
+			switch {
+			case result.Status < 300:
+				gone++
+			case result.Status == http.StatusNotFound, result.Status == http.StatusConflict:
+			case result.Status == http.StatusTooManyRequests || result.Status >= 500 && n < 6:
+				again = append(again, part[i])
+			default:
+				return refusedWrite(ref.Index, part[i], result)
+			}
+		}
+		writes = append(again, writes[len(part):]...)
+		if len(again) > 0 {
+			if err := w.budget.pause(ctx, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Replayer) counts(ctx context.Context, ref ShardRef, from, to []cluster.SeqRange, b budget) (here, there []int64, err error) {
+	return both(
+		func() ([]int64, error) {
+			return patiently(ctx, b, nil, func() ([]int64, error) { return r.Source.ShardCounts(ctx, ref.Index, ref.Shard, from) })
+		},
+		func() ([]int64, error) {
+			return patiently(ctx, b, nil, func() ([]int64, error) { return r.Destination.ShardCounts(ctx, ref.Index, ref.Shard, to) })
+		})
+}
+
+func (w *deleteWork) counts(ctx context.Context, ref ShardRef, from, to []cluster.SeqRange) (here, there []int64, err error) {
+	if w.budget.over() {
+		return nil, nil, errCut
+	}
+	return w.Replayer.counts(ctx, ref, from, to, w.budget)
+}
+
+func (r *Replayer) histograms(ctx context.Context, ref ShardRef, ranges []cluster.SeqRange, width int64, b budget) (here, there map[int64]int64, err error) {
+	ask := func(domain Shard) func() (map[int64]int64, error) {
+		return func() (map[int64]int64, error) {
+			return patiently(ctx, b, nil, func() (map[int64]int64, error) {
+				return domain.ShardHistogram(ctx, ref.Index, ref.Shard, ranges, width)
+			})
+		}
+	}
+	return both(ask(r.Source), ask(r.Destination))
+}
+
+func (w *deleteWork) histograms(ctx context.Context, ref ShardRef, ranges []cluster.SeqRange, width int64) (here, there map[int64]int64, err error) {
+	if w.budget.over() {
+		return nil, nil, errCut
+	}
+	return w.Replayer.histograms(ctx, ref, ranges, width, w.budget)
+}
+
+func (r *Replayer) refreshBoth(ctx context.Context, b budget, names []string) error {
+	ask := func(domain Domain) func() (struct{}, error) {
+		return func() (struct{}, error) {
+			return patiently(ctx, b, nil, func() (struct{}, error) { return struct{}{}, domain.Refresh(ctx, names...) })
+		}
+	}
+	_, _, err := both(ask(r.Source), ask(r.Destination))
+	return err
+}
+
+// both asks the two sides at the same time.
+func both[T any](a, b func() (T, error)) (x, y T, err error) {
+	var second error
+	var done sync.WaitGroup
+	done.Go(func() { y, second = b() })
+	x, err = a()
+	done.Wait()
+	if err == nil {
+		err = second
+	}
+	return x, y, err
+}
