@@ -32,7 +32,7 @@ type Target struct {
 func Run(t *testing.T, target Target) {
 	t.Run(target.Name, func(t *testing.T) {
 		url, root := target.Start(t)
-		for _, f := range facts {
+		for _, f := range slices.Concat(facts, replayFacts) {
 			t.Run(f.name, func(t *testing.T) {
 				name := strings.ReplaceAll(f.name, " ", "-")
 				c := &cluster{T: t, url: url, root: root, engine: target.Engine, index: "c-" + name, repo: name}
@@ -230,7 +230,8 @@ func (c *cluster) started(index string) {
 	c.Helper()
 	c.eventually("restore of "+index, func() bool {
 		a := c.try("GET", "/_cluster/health/"+index+"?level=shards&timeout=1s", nil)
-		return a.get("indices", index, "number_of_shards") != nil && a.number("indices", index, "active_primary_shards") == a.number("indices", index, "number_of_shards")
+		return a.get("indices", index, "number_of_shards") != nil && a.number("indices", index, "active_primary_shards") == a.number("indices",
+			index, "number_of_shards")
 	})
 }
 
@@ -271,7 +272,8 @@ func (c *cluster) seqNo(index string, shards int) [][3]int64 {
 	var out [][3]int64
 	for i := range shards {
 		at := []any{"indices", index, "shards", fmt.Sprint(i), 0, "seq_no"}
-		out = append(out, [3]int64{a.number(append(at, "max_seq_no")...), a.number(append(at, "local_checkpoint")...), a.number(append(at, "global_checkpoint")...)})
+		out = append(out, [3]int64{a.number(append(at, "max_seq_no")...), a.number(append(at, "local_checkpoint")...),
+			a.number(append(at, "global_checkpoint")...)})
 	}
 	return out
 }

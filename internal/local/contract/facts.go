@@ -215,7 +215,8 @@ func restoreFetchesUpdated(c *cluster) {
 	c.restore(c.repo, "s2", c.index, target, nil)
 	recovered, _ := c.moved(target)
 	if _, bytes := incremental(increment); recovered < whole*8/10 || bytes > whole/4 {
-		c.Errorf("one update of 3000: the restore fetched %d of %d bytes though the snapshot added only %d; want the whole segment", recovered, whole, bytes)
+		c.Errorf("one update of 3000: the restore fetched %d of %d bytes though the snapshot added only %d; want the whole segment", recovered,
+			whole, bytes)
 	}
 	c.do("DELETE", "/"+c.index+"/_doc/18?refresh=true", nil)
 	c.snapshot("s3", c.index)
@@ -287,7 +288,8 @@ func sequenceNumbers(c *cluster) {
 	if sum != 553 {
 		c.Errorf("553 operations used %d sequence numbers", sum)
 	}
-	if a := c.do("GET", "/"+target+"/_stats?level=shards", nil); a.string("indices", target, "shards", "0", 0, "commit", "user_data", "max_seq_no") == "" {
+	if a := c.do("GET", "/"+target+"/_stats?level=shards", nil); a.string("indices", target, "shards", "0", 0, "commit", "user_data",
+		"max_seq_no") == "" {
 		c.Errorf("no max_seq_no in the commit's user data: %.500s", a.text)
 	}
 	d := c.do("GET", "/"+target+"/_doc/120", nil)
@@ -311,7 +313,8 @@ func deletesUseSequenceNumbers(c *cluster) {
 		c.Errorf("delete of nothing: %d %s", a.status, a.text)
 	}
 	c.do("POST", "/"+c.index+"/_refresh", nil)
-	a = c.do("POST", "/"+c.index+"/_search", map[string]any{"size": 0, "aggs": map[string]any{"m": map[string]any{"max": map[string]any{"field": "_seq_no"}}}})
+	a = c.do("POST", "/"+c.index+"/_search", map[string]any{"size": 0,
+		"aggs": map[string]any{"m": map[string]any{"max": map[string]any{"field": "_seq_no"}}}})
 	if docs, stats := a.number("aggregations", "m", "value"), c.seqNo(c.index, 1)[0][0]; docs != 18 || stats != 21 {
 		c.Errorf("max _seq_no of documents %d, of the shard %d; want 18 and 21", docs, stats)
 	}
@@ -332,7 +335,8 @@ func blocks(c *cluster) {
 	c.refused(403, "cluster_block_exception", reason, "DELETE", "/"+c.index+"/_doc/1", nil)
 	c.refused(403, "cluster_block_exception", reason, "POST", "/"+c.index+"/_update/1", map[string]any{"doc": map[string]any{"n": 5}})
 	b := c.do("POST", "/_bulk", `{"index":{"_index":"`+c.index+`","_id":"1"}}`+"\n{\"n\":1}\n")
-	if b.get("errors") != true || b.number("items", 0, "index", "status") != 403 || b.string("items", 0, "index", "error", "type") != "cluster_block_exception" {
+	if b.get("errors") != true || b.number("items", 0, "index", "status") != 403 || b.string("items", 0, "index", "error",
+		"type") != "cluster_block_exception" {
 		c.Errorf("bulk into a blocked index: %s", b.text)
 	}
 	c.refused(400, "illegal_argument_exception", "No block found with name nope", "PUT", "/"+c.index+"/_block/nope", nil)
@@ -383,7 +387,8 @@ func restoreIsRefused(c *cluster) {
 	c.snapshot("s1", c.index)
 	path := "/_snapshot/" + c.repo + "/s1/_restore"
 	const kind = "snapshot_restore_exception"
-	c.refused(500, kind, "cannot restore index ["+c.index+"] because an open index with same name already exists in the cluster", "POST", path, map[string]any{"indices": c.index})
+	c.refused(500, kind, "cannot restore index ["+c.index+"] because an open index with same name already exists in the cluster", "POST",
+		path, map[string]any{"indices": c.index})
 	c.refused(500, kind, "["+c.repo+":none] snapshot does not exist", "POST", "/_snapshot/"+c.repo+"/none/_restore", map[string]any{"indices": c.index})
 	c.refused(404, "index_not_found_exception", "no such index [zzz]", "POST", path, map[string]any{"indices": "zzz"})
 	c.refused(404, "repository_missing_exception", "[nope] missing", "POST", "/_snapshot/nope/s1/_restore", map[string]any{"indices": c.index})
@@ -392,7 +397,8 @@ func restoreIsRefused(c *cluster) {
 	c.close(five)
 	c.refused(500, kind, "cannot restore index ["+five+"] with [5] shards from a snapshot of index ["+c.index+"] with [2] shards", "POST", path,
 		map[string]any{"indices": c.index, "rename_pattern": "^" + c.index + "$", "rename_replacement": five})
-	c.refused(400, "invalid_index_name_exception", "Invalid index name [BAD NAME]", "POST", path, map[string]any{"indices": c.index, "rename_pattern": ".+", "rename_replacement": "BAD NAME"})
+	c.refused(400, "invalid_index_name_exception", "Invalid index name [BAD NAME]", "POST", path,
+		map[string]any{"indices": c.index, "rename_pattern": ".+", "rename_replacement": "BAD NAME"})
 	c.refused(400, "illegal_argument_exception", "Unknown parameter nonsense", "POST", path, map[string]any{"indices": c.index, "nonsense": 1})
 	other := map[string]any{"indices": c.index, "rename_pattern": "^(.+)$", "rename_replacement": "$1-other"}
 	for setting, word := range map[string]string{"index.number_of_shards": "modify", "index.version.created": "modify"} {
@@ -428,7 +434,8 @@ func snapshotIsRefused(c *cluster) {
 		c.Errorf("_current while idle: %s", a.text)
 	}
 	done := c.do("GET", path+"s1", nil)
-	if done.string("snapshots", 0, "state") != "SUCCESS" || done.number("snapshots", 0, "shards", "failed") != 0 || done.string("snapshots", 0, "indices", 0) != c.index ||
+	if done.string("snapshots", 0, "state") != "SUCCESS" || done.number("snapshots", 0, "shards", "failed") != 0 || done.string("snapshots",
+		0, "indices", 0) != c.index ||
 		done.string("snapshots", 0, "version") != strings.SplitN(c.engine, "-", 2)[1] {
 		c.Errorf("finished snapshot: %s", done.text)
 	}
@@ -438,8 +445,10 @@ func repositoryErrors(c *cluster) {
 	c.refused(404, "repository_missing_exception", "[nope] missing", "GET", "/_snapshot/nope", nil)
 	c.refused(404, "repository_missing_exception", "[nope] missing", "GET", "/_snapshot/nope/_all", nil)
 	c.refused(404, "repository_missing_exception", "[nope] missing", "DELETE", "/_snapshot/nope", nil)
-	c.refused(500, "repository_exception", "", "PUT", "/_snapshot/bad-"+c.repo, map[string]any{"type": "fs", "settings": map[string]any{"location": "/opt/nowhere"}})
-	c.refused(500, "repository_exception", "repository type [s3] does not exist", "PUT", "/_snapshot/bad-"+c.repo, map[string]any{"type": "s3", "settings": map[string]any{"bucket": "b"}})
+	c.refused(500, "repository_exception", "", "PUT", "/_snapshot/bad-"+c.repo, map[string]any{"type": "fs",
+		"settings": map[string]any{"location": "/opt/nowhere"}})
+	c.refused(500, "repository_exception", "repository type [s3] does not exist", "PUT", "/_snapshot/bad-"+c.repo,
+		map[string]any{"type": "s3", "settings": map[string]any{"bucket": "b"}})
 	c.register(c.repo, false)
 	if a := c.do("GET", "/_snapshot/"+c.repo, nil); a.string(c.repo, "type") != "fs" || a.string(c.repo, "settings", "location") == "" {
 		c.Errorf("repository: %s", a.text)
@@ -462,7 +471,8 @@ func closedIndices(c *cluster) {
 	if again := c.do("POST", "/"+c.index+"/_close", nil); again.get("shards_acknowledged") != false {
 		c.Errorf("close again: %s", again.text)
 	}
-	for _, call := range [][2]string{{"GET", "/_search"}, {"GET", "/_count"}, {"GET", "/_stats"}, {"GET", "/_doc/1"}, {"POST", "/_refresh"}, {"POST", "/_flush"}, {"POST", "/_forcemerge"}} {
+	for _, call := range [][2]string{{"GET", "/_search"}, {"GET", "/_count"}, {"GET", "/_stats"}, {"GET", "/_doc/1"}, {"POST", "/_refresh"},
+		{"POST", "/_flush"}, {"POST", "/_forcemerge"}} {
 		c.refused(400, "index_closed_exception", "closed", call[0], "/"+c.index+call[1], nil)
 	}
 	c.refused(400, "index_closed_exception", "closed", "PUT", "/"+c.index+"/_doc/1", map[string]any{"n": 1})
@@ -502,8 +512,10 @@ func closedIndices(c *cluster) {
 
 func missingIndices(c *cluster) {
 	const reason = "no such index [c-none]"
-	for _, call := range [][2]string{{"GET", "/c-none"}, {"DELETE", "/c-none"}, {"GET", "/c-none/_search"}, {"GET", "/c-none/_settings"}, {"GET", "/c-none/_mapping"},
-		{"POST", "/c-none/_close"}, {"GET", "/c-none/_stats"}, {"GET", "/c-none/_recovery"}, {"GET", "/c-none/_doc/1"}, {"PUT", "/c-none/_block/write"}, {"GET", "/_cat/indices/c-none"}} {
+	for _, call := range [][2]string{{"GET", "/c-none"}, {"DELETE", "/c-none"}, {"GET", "/c-none/_search"}, {"GET", "/c-none/_settings"},
+		{"GET", "/c-none/_mapping"},
+		{"POST", "/c-none/_close"}, {"GET", "/c-none/_stats"}, {"GET", "/c-none/_recovery"}, {"GET", "/c-none/_doc/1"},
+		{"PUT", "/c-none/_block/write"}, {"GET", "/_cat/indices/c-none"}} {
 		c.refused(404, "index_not_found_exception", reason, call[0], call[1], nil)
 	}
 	if a := c.try("HEAD", "/c-none", nil); a.status != 404 {
@@ -533,7 +545,8 @@ func versions(c *cluster) {
 	}
 	c.refused(409, "version_conflict_engine_exception", "[1]: version conflict, current version [5] is higher than the one provided [4]", "PUT",
 		"/"+c.index+"/_doc/1?version=4&version_type=external_gte", map[string]any{"n": 1})
-	c.refused(409, "version_conflict_engine_exception", "document already exists (current version [5])", "PUT", "/"+c.index+"/_create/1", map[string]any{"n": 1})
+	c.refused(409, "version_conflict_engine_exception", "document already exists (current version [5])", "PUT", "/"+c.index+"/_create/1",
+		map[string]any{"n": 1})
 	if a := c.do("DELETE", "/"+c.index+"/_doc/1?version=8&version_type=external_gte", nil); a.number("_version") != 8 {
 		c.Errorf("external delete: %s", a.text)
 	}
@@ -546,27 +559,32 @@ func versions(c *cluster) {
 	if a := put("2", "?if_seq_no="+strconv.FormatInt(a.number("_seq_no"), 10)+"&if_primary_term=1"); a.status != 200 {
 		c.Errorf("if_seq_no: %d %s", a.status, a.text)
 	}
-	c.refused(409, "version_conflict_engine_exception", "required seqNo", "PUT", "/"+c.index+"/_doc/2?if_seq_no=0&if_primary_term=1", map[string]any{"n": 1})
-	c.refused(400, "action_request_validation_exception", "internal versioning can not be used", "PUT", "/"+c.index+"/_doc/2?version=3", map[string]any{"n": 1})
+	c.refused(409, "version_conflict_engine_exception", "required seqNo", "PUT", "/"+c.index+"/_doc/2?if_seq_no=0&if_primary_term=1",
+		map[string]any{"n": 1})
+	c.refused(400, "action_request_validation_exception", "internal versioning can not be used", "PUT", "/"+c.index+"/_doc/2?version=3",
+		map[string]any{"n": 1})
 }
 
 func bulkAnswers(c *cluster) {
 	c.create(c.index, 1)
 	c.write(c.index, 0, 1)
-	lines := []string{`{"index":{"_index":"` + c.index + `","_id":"a","routing":"r"}}`, `{"n":1}`, `{"create":{"_index":"` + c.index + `","_id":"0"}}`, `{"n":1}`,
+	lines := []string{`{"index":{"_index":"` + c.index + `","_id":"a","routing":"r"}}`, `{"n":1}`,
+		`{"create":{"_index":"` + c.index + `","_id":"0"}}`, `{"n":1}`,
 		`{"delete":{"_index":"` + c.index + `","_id":"none"}}`, `{"update":{"_index":"` + c.index + `","_id":"0"}}`, `{"doc":{"z":2}}`,
 		`{"update":{"_index":"` + c.index + `","_id":"none"}}`, `{"doc":{"z":2}}`, `{"index":{"_index":"` + c.index + `","_id":"b"}}`, `{"n":"abc"}`}
 	a := c.do("POST", "/_bulk?pipeline=_none", strings.Join(lines, "\n")+"\n")
 	want := []struct {
 		action, result, failure string
 		status                  int64
-	}{{"index", "created", "", 201}, {"create", "", "version_conflict_engine_exception", 409}, {"delete", "not_found", "", 404}, {"update", "updated", "", 200},
+	}{{"index", "created", "", 201}, {"create", "", "version_conflict_engine_exception", 409}, {"delete", "not_found", "", 404},
+		{"update", "updated", "", 200},
 		{"update", "", "document_missing_exception", 404}, {"index", "", "mapper_parsing_exception", 400}}
 	if a.get("errors") != true {
 		c.Errorf("errors: %s", a.text)
 	}
 	for i, w := range want {
-		if a.number("items", i, w.action, "status") != w.status || a.string("items", i, w.action, "result") != w.result || a.string("items", i, w.action, "error", "type") != w.failure {
+		if a.number("items", i, w.action, "status") != w.status || a.string("items", i, w.action, "result") != w.result || a.string("items", i,
+			w.action, "error", "type") != w.failure {
 			c.Errorf("item %d: %v, want %+v", i, a.get("items", i), w)
 		}
 	}
@@ -585,7 +603,8 @@ func updates(c *cluster) {
 	if a := c.do("POST", "/"+c.index+"/_update/1", map[string]any{"doc": map[string]any{"o": map[string]any{"b": 2}}}); a.string("result") != "noop" || a.number("_seq_no") != 1 {
 		c.Errorf("an update without change: %s", a.text)
 	}
-	c.refused(404, "document_missing_exception", "[7]: document missing", "POST", "/"+c.index+"/_update/7", map[string]any{"doc": map[string]any{"n": 1}})
+	c.refused(404, "document_missing_exception", "[7]: document missing", "POST", "/"+c.index+"/_update/7",
+		map[string]any{"doc": map[string]any{"n": 1}})
 	d := c.do("GET", "/"+c.index+"/_doc/1", nil)
 	if d.number("_source", "o", "a") != 1 || d.number("_source", "o", "b") != 2 || d.number("_source", "n") != 1 {
 		c.Errorf("merged: %s", d.text)
@@ -594,17 +613,21 @@ func updates(c *cluster) {
 
 func metadataFollows(c *cluster) {
 	c.create(c.index, 1)
-	c.do("POST", "/_aliases", map[string]any{"actions": []any{map[string]any{"add": map[string]any{"index": c.index, "alias": c.index + "-old", "is_write_index": false}}}})
+	c.do("POST", "/_aliases", map[string]any{"actions": []any{map[string]any{"add": map[string]any{"index": c.index,
+		"alias": c.index + "-old", "is_write_index": false}}}})
 	c.write(c.index, 0, 5)
 	c.register(c.repo, false)
 	c.snapshot("s1", c.index)
 	c.do("PUT", "/"+c.index+"/_doc/x", map[string]any{"fresh": "text", "when": "2024-05-06", "deep": map[string]any{"flag": true, "ratio": 0.5}})
 	c.do("POST", "/_aliases", map[string]any{"actions": []any{map[string]any{"remove": map[string]any{"index": c.index, "alias": c.index + "-old"}},
-		map[string]any{"add": map[string]any{"index": c.index, "alias": c.index + "-new", "routing": "r", "filter": map[string]any{"term": map[string]any{"group": "g1"}}}}}})
+		map[string]any{"add": map[string]any{"index": c.index, "alias": c.index + "-new", "routing": "r",
+			"filter": map[string]any{"term": map[string]any{"group": "g1"}}}}}})
 	c.do("PUT", "/"+c.index+"/_settings", map[string]any{"index.max_result_window": 20000})
 	mapping := c.do("GET", "/"+c.index+"/_mapping", nil)
-	if mapping.string(c.index, "mappings", "properties", "fresh", "type") != "text" || mapping.string(c.index, "mappings", "properties", "fresh", "fields", "keyword", "type") != "keyword" ||
-		mapping.string(c.index, "mappings", "properties", "when", "type") != "date" || mapping.string(c.index, "mappings", "properties", "deep", "properties", "flag", "type") != "boolean" ||
+	if mapping.string(c.index, "mappings", "properties", "fresh", "type") != "text" || mapping.string(c.index, "mappings", "properties",
+		"fresh", "fields", "keyword", "type") != "keyword" ||
+		mapping.string(c.index, "mappings", "properties", "when", "type") != "date" || mapping.string(c.index, "mappings", "properties", "deep",
+		"properties", "flag", "type") != "boolean" ||
 		mapping.string(c.index, "mappings", "properties", "deep", "properties", "ratio", "type") != "float" {
 		c.Errorf("dynamic mapping: %s", mapping.text)
 	}
@@ -626,7 +649,8 @@ func metadataFollows(c *cluster) {
 	}
 	c.do("POST", "/_aliases", map[string]any{"actions": []any{map[string]any{"add": map[string]any{"index": target, "alias": target + "-own"}}}})
 	c.close(target)
-	c.restore(c.repo, "s2", c.index, target, map[string]any{"index_settings": map[string]any{"index.blocks.write": true, "index.refresh_interval": "-1"}})
+	c.restore(c.repo, "s2", c.index, target, map[string]any{"index_settings": map[string]any{"index.blocks.write": true,
+		"index.refresh_interval": "-1"}})
 	if got := aliases(); !slices.Equal(got, []string{c.index + "-new"}) {
 		c.Errorf("aliases of s2 replace the index's own: %v", got)
 	}
@@ -638,7 +662,8 @@ func metadataFollows(c *cluster) {
 		c.Errorf("mapping after the second restore: %s", m.text)
 	}
 	s := c.do("GET", "/"+target+"/_settings?flat_settings=true", nil)
-	if s.string(target, "settings", "index.max_result_window") != "20000" || s.string(target, "settings", "index.blocks.write") != "true" || s.string(target, "settings", "index.refresh_interval") != "-1" {
+	if s.string(target, "settings", "index.max_result_window") != "20000" || s.string(target, "settings", "index.blocks.write") != "true" ||
+		s.string(target, "settings", "index.refresh_interval") != "-1" {
 		c.Errorf("settings after the second restore: %s", s.text)
 	}
 }
@@ -687,7 +712,8 @@ func readOnlyRepository(c *cluster) {
 	if got := names(); !slices.Equal(got, []string{"s1", "s2"}) {
 		c.Errorf("a read-only registration sees new snapshots at once: %v", got)
 	}
-	c.refused(500, "repository_exception", "cannot create snapshot in a readonly repository", "PUT", "/_snapshot/"+ro+"/s3", map[string]any{"indices": c.index})
+	c.refused(500, "repository_exception", "cannot create snapshot in a readonly repository", "PUT", "/_snapshot/"+ro+"/s3",
+		map[string]any{"indices": c.index})
 	c.refused(500, "repository_exception", "cannot delete snapshot from a readonly repository", "DELETE", "/_snapshot/"+ro+"/s1", nil)
 	c.restore(ro, "s2", c.index, c.index+"-copy", nil)
 	if n := c.count(c.index + "-copy"); n != 120 {
@@ -704,13 +730,15 @@ func readOnlyRepository(c *cluster) {
 	if err := os.WriteFile(filepath.Join(c.root, partial, "index-0"), old, 0o644); err != nil {
 		c.Fatal(err)
 	}
-	c.do("PUT", "/_snapshot/"+partial, map[string]any{"type": "fs", "settings": map[string]any{"location": filepath.Join(c.root, partial), "readonly": true}})
+	c.do("PUT", "/_snapshot/"+partial, map[string]any{"type": "fs", "settings": map[string]any{"location": filepath.Join(c.root, partial),
+		"readonly": true}})
 	c.Cleanup(func() { c.try("DELETE", "/_snapshot/"+partial, nil) })
 	a := c.do("GET", "/_snapshot/"+partial+"/_all", nil)
 	if list, _ := a.get("snapshots").([]any); len(list) != 1 || a.string("snapshots", 0, "snapshot") != "s1" {
 		c.Errorf("the listing decides, not index.latest: %s", a.text)
 	}
-	c.refused(500, "snapshot_restore_exception", "snapshot does not exist", "POST", "/_snapshot/"+partial+"/s2/_restore", map[string]any{"indices": c.index})
+	c.refused(500, "snapshot_restore_exception", "snapshot does not exist", "POST", "/_snapshot/"+partial+"/s2/_restore",
+		map[string]any{"indices": c.index})
 }
 
 func missingBlob(c *cluster) {
@@ -742,7 +770,8 @@ func missingBlob(c *cluster) {
 	if err := os.Remove(filepath.Join(c.root, copied, largest)); err != nil {
 		c.Fatal(err)
 	}
-	c.do("PUT", "/_snapshot/"+copied, map[string]any{"type": "fs", "settings": map[string]any{"location": filepath.Join(c.root, copied), "readonly": true}})
+	c.do("PUT", "/_snapshot/"+copied, map[string]any{"type": "fs", "settings": map[string]any{"location": filepath.Join(c.root, copied),
+		"readonly": true}})
 	c.Cleanup(func() { c.try("DELETE", "/_snapshot/"+copied, nil) })
 	target := c.index + "-broken"
 	body := map[string]any{"indices": c.index, "rename_pattern": "^" + c.index + "$", "rename_replacement": target}
@@ -774,8 +803,10 @@ func searchPages(c *cluster) {
 	for shard := range 2 {
 		last := int64(-1)
 		for {
-			a := c.do("POST", "/"+c.index+"/_search?preference=_shards:"+strconv.Itoa(shard), map[string]any{"size": 30, "version": true, "seq_no_primary_term": true,
-				"query": map[string]any{"range": map[string]any{"_seq_no": map[string]any{"gt": last}}}, "sort": []any{map[string]any{"_seq_no": "asc"}}, "track_total_hits": false})
+			a := c.do("POST", "/"+c.index+"/_search?preference=_shards:"+strconv.Itoa(shard), map[string]any{"size": 30, "version": true,
+				"seq_no_primary_term": true,
+				"query":               map[string]any{"range": map[string]any{"_seq_no": map[string]any{"gt": last}}},
+				"sort":                []any{map[string]any{"_seq_no": "asc"}}, "track_total_hits": false})
 			hits, _ := a.get("hits", "hits").([]any)
 			if len(hits) == 0 {
 				break
@@ -804,14 +835,16 @@ func searchPages(c *cluster) {
 		2:  map[string]any{"terms": map[string]any{"_id": []string{"5", "6"}}},
 		29: map[string]any{"term": map[string]any{"group": "g1"}},
 		10: map[string]any{"range": map[string]any{"n": map[string]any{"gte": 10, "lt": 20}}},
-		1:  map[string]any{"bool": map[string]any{"filter": []any{map[string]any{"term": map[string]any{"group": "g1"}}, map[string]any{"range": map[string]any{"n": map[string]any{"lt": 9}}}}, "must_not": map[string]any{"term": map[string]any{"_id": "1"}}}},
+		1: map[string]any{"bool": map[string]any{"filter": []any{map[string]any{"term": map[string]any{"group": "g1"}},
+			map[string]any{"range": map[string]any{"n": map[string]any{"lt": 9}}}}, "must_not": map[string]any{"term": map[string]any{"_id": "1"}}}},
 	} {
 		if got := count(query); got != want {
 			c.Errorf("count of %v: %d, want %d", query, got, want)
 		}
 	}
 	a := c.do("POST", "/"+c.index+"/_search", map[string]any{"size": 2, "sort": []any{map[string]any{"n": "desc"}}, "_source": []string{"n"}})
-	if a.number("hits", "hits", 0, "_source", "n") != 199 || a.get("hits", "hits", 0, "_source", "group") != nil || a.number("hits", "total", "value") != 200 {
+	if a.number("hits", "hits", 0, "_source", "n") != 199 || a.get("hits", "hits", 0, "_source", "group") != nil || a.number("hits", "total",
+		"value") != 200 {
 		c.Errorf("sorted: %s", a.text)
 	}
 	a = c.do("POST", "/"+c.index+"/_search", map[string]any{"size": 2, "sort": []any{map[string]any{"n": "desc"}}, "search_after": []int{100}})
@@ -832,17 +865,20 @@ func aggregations(c *cluster) {
 		"min": map[string]any{"min": map[string]any{"field": "_seq_no"}}, "sum": map[string]any{"sum": map[string]any{"field": "_seq_no"}},
 		"h": map[string]any{"histogram": map[string]any{"field": "_seq_no", "interval": 40}}}})
 	if a.number("aggregations", "s", "count") != 100 || a.number("aggregations", "s", "min") != 50 || a.number("aggregations", "s", "max") != 149 ||
-		a.number("aggregations", "c", "value") != 100 || a.number("aggregations", "min", "value") != 50 || a.number("aggregations", "sum", "value") != 9950 {
+		a.number("aggregations", "c", "value") != 100 || a.number("aggregations", "min", "value") != 50 || a.number("aggregations", "sum",
+		"value") != 9950 {
 		c.Errorf("stats: %s", a.text)
 	}
 	want := [][2]int64{{40, 30}, {80, 40}, {120, 30}}
 	buckets, _ := a.get("aggregations", "h", "buckets").([]any)
 	for i := range max(len(want), len(buckets)) {
-		if len(buckets) != len(want) || a.number("aggregations", "h", "buckets", i, "key") != want[i][0] || a.number("aggregations", "h", "buckets", i, "doc_count") != want[i][1] {
+		if len(buckets) != len(want) || a.number("aggregations", "h", "buckets", i, "key") != want[i][0] || a.number("aggregations", "h",
+			"buckets", i, "doc_count") != want[i][1] {
 			c.Fatalf("histogram: %v, want %v", buckets, want)
 		}
 	}
-	if a := c.try("POST", "/"+c.index+"/_search", map[string]any{"size": 0, "aggs": map[string]any{"v": map[string]any{"max": map[string]any{"field": "_version"}}}}); a.status != 400 {
+	if a := c.try("POST", "/"+c.index+"/_search", map[string]any{"size": 0,
+		"aggs": map[string]any{"v": map[string]any{"max": map[string]any{"field": "_version"}}}}); a.status != 400 {
 		c.Errorf("_version cannot be aggregated: %d %s", a.status, a.text)
 	}
 }
@@ -851,7 +887,8 @@ func scrolls(c *cluster) {
 	c.create(c.index, 2)
 	c.write(c.index, 0, 250)
 	seen := map[string]bool{}
-	page := c.do("POST", "/"+c.index+"/_search?scroll=1m", map[string]any{"size": 100, "version": true, "sort": []string{"_doc"}, "query": map[string]any{"match_all": map[string]any{}}})
+	page := c.do("POST", "/"+c.index+"/_search?scroll=1m", map[string]any{"size": 100, "version": true, "sort": []string{"_doc"},
+		"query": map[string]any{"match_all": map[string]any{}}})
 	c.write(c.index, 250, 260) // not part of the scroll
 	for {
 		hits, _ := page.get("hits", "hits").([]any)
@@ -884,7 +921,8 @@ func visibility(c *cluster) {
 	if a := c.do("GET", "/"+c.index+"/_doc/1", nil); a.get("found") != true {
 		c.Errorf("GET is realtime: %s", a.text)
 	}
-	m := c.do("POST", "/_mget", map[string]any{"docs": []any{map[string]any{"_index": c.index, "_id": "1"}, map[string]any{"_index": c.index, "_id": "2"}, map[string]any{"_index": "c-none", "_id": "1"}}})
+	m := c.do("POST", "/_mget", map[string]any{"docs": []any{map[string]any{"_index": c.index, "_id": "1"},
+		map[string]any{"_index": c.index, "_id": "2"}, map[string]any{"_index": "c-none", "_id": "1"}}})
 	if m.get("docs", 0, "found") != true || m.get("docs", 1, "found") != false || m.string("docs", 2, "error", "type") != "index_not_found_exception" {
 		c.Errorf("mget: %s", m.text)
 	}
@@ -937,18 +975,22 @@ func deleteSnapshot(c *cluster) {
 func settings(c *cluster) {
 	c.create(c.index, 1)
 	c.refused(400, "illegal_argument_exception", "unknown setting [index.nope]", "PUT", "/"+c.index+"/_settings", map[string]any{"index.nope": 1})
-	c.refused(400, "illegal_argument_exception", "Can't update non dynamic settings [[index.codec]] for open indices", "PUT", "/"+c.index+"/_settings", map[string]any{"index.codec": "best_compression"})
+	c.refused(400, "illegal_argument_exception", "Can't update non dynamic settings [[index.codec]] for open indices", "PUT",
+		"/"+c.index+"/_settings", map[string]any{"index.codec": "best_compression"})
 	c.refused(400, "illegal_argument_exception", "index.number_of_shards", "PUT", "/"+c.index+"/_settings", map[string]any{"index.number_of_shards": 3})
 	nested := c.do("GET", "/"+c.index+"/_settings", nil)
-	if nested.string(c.index, "settings", "index", "number_of_shards") != "1" || nested.string(c.index, "settings", "index", "version", "created") == "" {
+	if nested.string(c.index, "settings", "index", "number_of_shards") != "1" || nested.string(c.index, "settings", "index", "version",
+		"created") == "" {
 		c.Errorf("nested: %s", nested.text)
 	}
-	c.refused(400, "illegal_argument_exception", "not recognized", "PUT", "/_cluster/settings", map[string]any{"persistent": map[string]any{"nope.nope": 1}})
+	c.refused(400, "illegal_argument_exception", "not recognized", "PUT", "/_cluster/settings",
+		map[string]any{"persistent": map[string]any{"nope.nope": 1}})
 	a := c.do("PUT", "/_cluster/settings?flat_settings=true", map[string]any{"transient": map[string]any{"indices.recovery.max_bytes_per_sec": "80mb"}})
 	if a.string("transient", "indices.recovery.max_bytes_per_sec") != "80mb" {
 		c.Errorf("cluster setting: %s", a.text)
 	}
-	c.refused(400, "illegal_argument_exception", "", "PUT", "/_cluster/settings", map[string]any{"transient": map[string]any{"indices.recovery.max_bytes_per_sec": "abc"}})
+	c.refused(400, "illegal_argument_exception", "", "PUT", "/_cluster/settings",
+		map[string]any{"transient": map[string]any{"indices.recovery.max_bytes_per_sec": "abc"}})
 	c.do("PUT", "/_cluster/settings", map[string]any{"transient": map[string]any{"indices.recovery.max_bytes_per_sec": nil}})
 	if a := c.do("GET", "/_cluster/settings?flat_settings=true", nil); a.string("transient", "indices.recovery.max_bytes_per_sec") != "" {
 		c.Errorf("after null: %s", a.text)

@@ -341,6 +341,7 @@ func TestTwoWriters(t *testing.T) {
 func TestWhatIsNotModelledIsRefused(t *testing.T) {
 	b := newBench(t, Config{Engine: "opensearch-2.19.0"})
 	b.fill("i", 1, 1)
+	b.call(200, "PUT", "/_ingest/pipeline/p", `{"processors":[]}`)
 	for _, call := range [][3]string{{"POST", "/_reindex", "{}"}, {"POST", "/i/_search", `{"query":{"match":{"text":"x"}}}`}, {"POST", "/i/_update/0", `{"script":{"source":"x"}}`},
 		{"POST", "/i/_search", `{"query":{"term":{"text":"x"}}}`}, {"PUT", "/i/_doc/1?pipeline=p", `{}`}, {"GET", "/i/_search?preference=_only_nodes:x", ""}} {
 		if got := b.call(400, call[0], call[1], call[2]); !strings.Contains(got, "the built-in domain model does not implement") {

@@ -68,7 +68,8 @@ func parseBytes(s string) (int64, bool) {
 	for _, u := range []struct {
 		suffix string
 		factor float64
-	}{{"pb", 1 << 50}, {"tb", 1 << 40}, {"gb", 1 << 30}, {"mb", 1 << 20}, {"kb", 1 << 10}, {"k", 1 << 10}, {"m", 1 << 20}, {"g", 1 << 30}, {"b", 1}, {"", 1}} {
+	}{{"pb", 1 << 50}, {"tb", 1 << 40}, {"gb", 1 << 30}, {"mb", 1 << 20}, {"kb", 1 << 10}, {"k", 1 << 10}, {"m", 1 << 20}, {"g", 1 << 30},
+		{"b", 1}, {"", 1}} {
 		if n, ok := strings.CutSuffix(s, u.suffix); ok {
 			v, err := strconv.ParseFloat(n, 64)
 			return int64(v * u.factor), err == nil
@@ -244,7 +245,8 @@ var (
 	staticSettings = []string{"index.codec", "index.analysis.*", "index.sort.*", "index.soft_deletes.*", "index.similarity.*", "index.store.*",
 		"index.shard.check_on_startup", "index.load_fixed_bitset_filters_eagerly"}
 	finalSettings   = []string{"index.number_of_shards", "index.number_of_routing_shards", "index.routing_partition_size"}
-	privateSettings = []string{"index.uuid", "index.version.*", "index.creation_date", "index.provided_name", "index.history.uuid", "index.replication.*"}
+	privateSettings = []string{"index.uuid", "index.version.*", "index.creation_date", "index.provided_name", "index.history.uuid",
+		"index.replication.*"}
 )
 
 func matchesAny(patterns []string, key string) bool {
@@ -302,10 +304,10 @@ func checkSettings(settings map[string]any) *apiError {
 			}
 		case strings.HasPrefix(k, "index.blocks.") && text != "true" && text != "false":
 			return fail(400, "illegal_argument_exception", "Failed to parse value [%s] as only [true] or [false] are allowed.", text)
-		case k == "index.refresh_interval":
+		case k == "index.refresh_interval" || k == "index.gc_deletes":
 			if _, err := parseTime(text); err != nil {
-				return fail(400, "illegal_argument_exception", "failed to parse setting [index.refresh_interval] with value [%s] as a time value: "+
-					"unit is missing or unrecognized", text)
+				return fail(400, "illegal_argument_exception", "failed to parse setting [%s] with value [%s] as a time value: "+
+					"unit is missing or unrecognized", k, text)
 			}
 		}
 	}
@@ -520,7 +522,8 @@ func (d *Domain) fromTemplates(name string) (settings, mapping map[string]any, a
 	best := ""
 	composable := d.templates["_index_template"]
 	for _, n := range sortedKeys(composable) {
-		if body, ok := composable[n].(map[string]any); ok && matches(body) && (best == "" || priority(body, "priority") > priority(composable[best], "priority")) {
+		if body, ok := composable[n].(map[string]any); ok && matches(body) && (best == "" ||
+			priority(body, "priority") > priority(composable[best], "priority")) {
 			best = n
 		}
 	}

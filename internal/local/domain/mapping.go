@@ -116,7 +116,8 @@ func (ix *index) indexFields() {
 func (ix *index) mapDocument(id string, source []byte) *apiError {
 	doc := gjson.ParseBytes(source)
 	if !gjson.ValidBytes(source) || !doc.IsObject() {
-		return fail(400, "mapper_parsing_exception", "failed to parse").causedBy("not_x_content_exception", "Compressor detection can only be called on some xcontent bytes or compressed xcontent bytes")
+		return fail(400, "mapper_parsing_exception", "failed to parse").causedBy("not_x_content_exception",
+			"Compressor detection can only be called on some xcontent bytes or compressed xcontent bytes")
 	}
 	if enabled, ok := ix.mapping["enabled"].(bool); ok && !enabled {
 		return nil
@@ -186,7 +187,8 @@ func (ix *index) mapValue(id, prefix, name string, value gjson.Result, dynamic s
 	case dynamic == "false":
 		return nil
 	case dynamic == "strict":
-		return fail(400, "strict_dynamic_mapping_exception", "mapping set to strict, dynamic introduction of [%s] within [%s] is not allowed", name, strings.TrimSuffix("_doc."+prefix, "."))
+		return fail(400, "strict_dynamic_mapping_exception", "mapping set to strict, dynamic introduction of [%s] within [%s] is not allowed",
+			name, strings.TrimSuffix("_doc."+prefix, "."))
 	}
 	if _, already := added[name]; !already {
 		added[name] = guess(value)
@@ -241,7 +243,8 @@ func checkValue(id, path, kind string, value gjson.Result) *apiError {
 		}
 		return bad("Current token (VALUE_BOOLEAN) not numeric, can not use numeric value accessors")
 	case "boolean":
-		if value.Type == gjson.True || value.Type == gjson.False || value.Str == "true" || value.Str == "false" || value.Str == "" && value.Type == gjson.String {
+		if value.Type == gjson.True || value.Type == gjson.False || value.Str == "true" || value.Str == "false" || value.Str == "" &&
+			value.Type == gjson.String {
 			return nil
 		}
 		return bad(fmt.Sprintf("Failed to parse value [%s] as only [true] or [false] are allowed.", value.String()))

@@ -82,7 +82,8 @@ func (r *repository) load() (repositoryData, int64, *apiError) {
 	}
 	names, err := r.blobs.List("index-")
 	if err != nil {
-		return repositoryData{}, 0, fail(500, "repository_exception", "[%s] could not determine repository generation from root blobs", r.name).causedBy("i_o_exception", "%v", err)
+		return repositoryData{}, 0, fail(500, "repository_exception", "[%s] could not determine repository generation from root blobs",
+			r.name).causedBy("i_o_exception", "%v", err)
 	}
 	highest := int64(-1)
 	for _, n := range names {
@@ -97,7 +98,8 @@ func (r *repository) load() (repositoryData, int64, *apiError) {
 			err = json.Unmarshal(b, &data)
 		}
 		if err != nil {
-			return data, 0, fail(500, "repository_exception", "[%s] Unexpected exception when loading repository data", r.name).causedBy("i_o_exception", "%v", err)
+			return data, 0, fail(500, "repository_exception", "[%s] Unexpected exception when loading repository data",
+				r.name).causedBy("i_o_exception", "%v", err)
 		}
 	}
 	return data.clone(), highest, nil

@@ -190,7 +190,8 @@ func (r *request) dispatch(escaped string) (int, any, *apiError) {
 		allowed := strings.Fields(commonParameters + " " + rt.parameters)
 		for name := range r.query {
 			if !slices.Contains(allowed, name) {
-				return 0, nil, fail(400, "illegal_argument_exception", "request [%s] contains unrecognized parameter, or one that the built-in domain model does not implement: [%s]", r.path, name)
+				return 0, nil, fail(400, "illegal_argument_exception",
+					"request [%s] contains unrecognized parameter, or one that the built-in domain model does not implement: [%s]", r.path, name)
 			}
 		}
 		r.args = args
@@ -333,6 +334,7 @@ func init() {
 		{"GET POST", "/_cluster/allocation/explain", "include_yes_decisions include_disk_info", locked(handleExplain)},
 		{"POST", "/_cluster/reroute", "retry_failed metric dry_run explain", locked(handleReroute)},
 		{"GET", "/_cluster/state/{metric}", "flat_settings " + expand, locked(handleClusterState)},
+		{"GET", "/_cluster/state/{metric}/{index}", "flat_settings " + expand, locked(handleClusterState)},
 		{"GET", "/_cluster/pending_tasks", "", func(*request) (int, any, *apiError) { return ok(map[string]any{"tasks": []any{}}) }},
 		{"GET", "/_remote/info", "", func(*request) (int, any, *apiError) { return ok(map[string]any{}) }},
 		{"GET", "/_nodes", "flat_settings", locked(handleNodes)},
@@ -391,7 +393,8 @@ func init() {
 		{"POST", "/{index}/_doc", writes, locked(handleIndexDocument)},
 		{"PUT POST", "/{index}/_create/{id}", writes, locked(handleIndexDocument)},
 		{"DELETE", "/{index}/_doc/{id}", writes, locked(handleDeleteDocument)},
-		{"POST", "/{index}/_update/{id}", "routing refresh retry_on_conflict if_seq_no if_primary_term wait_for_active_shards", locked(handleUpdateDocument)},
+		{"POST", "/{index}/_update/{id}", "routing refresh retry_on_conflict if_seq_no if_primary_term wait_for_active_shards",
+			locked(handleUpdateDocument)},
 
 		{"GET POST", "/_search", searches, handleSearch},
 		{"GET POST", "/_search/scroll", "scroll scroll_id rest_total_hits_as_int", handleScroll},

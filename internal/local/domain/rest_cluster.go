@@ -15,8 +15,10 @@ func splitPath(path string) []string { return strings.Split(strings.Trim(path, "
 func handleRoot(r *request) (int, any, *apiError) {
 	d := r.domain
 	wire, oldest := d.engine.minimums()
-	version := map[string]any{"number": d.engine.String(), "build_type": "model", "build_hash": "0000000000000000000000000000000000000000", "build_date": "2026-01-01T00:00:00.000000Z",
-		"build_snapshot": false, "lucene_version": d.engine.lucene(), "minimum_wire_compatibility_version": wire, "minimum_index_compatibility_version": oldest}
+	version := map[string]any{"number": d.engine.String(), "build_type": "model", "build_hash": "0000000000000000000000000000000000000000",
+		"build_date":     "2026-01-01T00:00:00.000000Z",
+		"build_snapshot": false, "lucene_version": d.engine.lucene(), "minimum_wire_compatibility_version": wire,
+		"minimum_index_compatibility_version": oldest}
 	tagline := "You Know, for Search"
 	if d.engine.openSearch {
 		version["distribution"] = "opensearch"
@@ -147,7 +149,8 @@ func (r *request) health() (map[string]any, bool, *apiError) {
 	if missing {
 		status = "red"
 	}
-	m := map[string]any{"cluster_name": d.cfg.Name, "status": status, "timed_out": false, "number_of_nodes": len(d.nodes), "number_of_data_nodes": len(d.nodes),
+	m := map[string]any{"cluster_name": d.cfg.Name, "status": status, "timed_out": false, "number_of_nodes": len(d.nodes),
+		"number_of_data_nodes":      len(d.nodes),
 		"delayed_unassigned_shards": 0, "number_of_pending_tasks": 0, "number_of_in_flight_fetch": 0, "task_max_waiting_in_queue_millis": 0}
 	sum.fields(m)
 	if d.engine.openSearch {
@@ -190,15 +193,18 @@ func handleClusterSettings(r *request) (int, any, *apiError) {
 	out := map[string]any{"persistent": r.renderCluster(d.persistent), "transient": r.renderCluster(d.transient)}
 	if r.flag("include_defaults", false) {
 		defaults := map[string]any{"indices.recovery.max_bytes_per_sec": "40mb", "cluster.max_shards_per_node": "1000", "action.auto_create_index": "true",
-			"cluster.routing.allocation.node_initial_primaries_recoveries": "4", "cluster.routing.allocation.node_concurrent_recoveries": "2", "cluster.blocks.read_only": "false"}
+			"cluster.routing.allocation.node_initial_primaries_recoveries": "4", "cluster.routing.allocation.node_concurrent_recoveries": "2",
+			"cluster.blocks.read_only": "false"}
 		maps.DeleteFunc(defaults, func(k string, _ any) bool { return d.clusterSetting(k) != "" })
 		out["defaults"] = r.renderCluster(defaults)
 	}
 	return ok(out)
 }
 
-var clusterSettings = []string{"indices.recovery.*", "cluster.routing.allocation.*", "cluster.max_shards_per_node", "action.auto_create_index", "action.destructive_requires_name",
-	"snapshot.max_concurrent_operations", "search.*", "cluster.info.update.interval", "cluster.snapshot.*", "cluster.indices.close.enable", "indices.breaker.*",
+var clusterSettings = []string{"indices.recovery.*", "cluster.routing.allocation.*", "cluster.max_shards_per_node",
+	"action.auto_create_index", "action.destructive_requires_name",
+	"snapshot.max_concurrent_operations", "search.*", "cluster.info.update.interval", "cluster.snapshot.*", "cluster.indices.close.enable",
+	"indices.breaker.*",
 	"cluster.persistent_tasks.*", "logger.*", "cluster.metadata.*", "plugins.*", "opendistro.*", "cluster.remote.*", "archived.*"}
 
 func handlePutClusterSettings(r *request) (int, any, *apiError) {
@@ -229,7 +235,8 @@ func handlePutClusterSettings(r *request) (int, any, *apiError) {
 			}
 			if text, isText := v.(string); isText && strings.HasSuffix(k, "bytes_per_sec") {
 				if _, good := parseBytes(text); !good {
-					return 0, nil, fail(400, "illegal_argument_exception", "failed to parse setting [%s] with value [%s] as a size in bytes: unit is missing or unrecognized", k, text)
+					return 0, nil, fail(400, "illegal_argument_exception",
+						"failed to parse setting [%s] with value [%s] as a size in bytes: unit is missing or unrecognized", k, text)
 				}
 			}
 		}
@@ -269,7 +276,8 @@ func (d *Domain) nodesAnswer(fill func(*node, map[string]any)) (int, any, *apiEr
 		fill(n, m)
 		nodes[n.id] = m
 	}
-	return ok(map[string]any{"_nodes": map[string]any{"total": len(nodes), "successful": len(nodes), "failed": 0}, "cluster_name": d.cfg.Name, "nodes": nodes})
+	return ok(map[string]any{"_nodes": map[string]any{"total": len(nodes), "successful": len(nodes), "failed": 0},
+		"cluster_name": d.cfg.Name, "nodes": nodes})
 }
 
 func handleNodes(r *request) (int, any, *apiError) {
@@ -280,7 +288,8 @@ func handleNodes(r *request) (int, any, *apiError) {
 	return d.nodesAnswer(func(n *node, m map[string]any) {
 		m["version"] = d.engine.String()
 		m["plugins"], m["modules"] = []any{}, []any{}
-		m["settings"] = map[string]any{"cluster": map[string]any{"name": d.cfg.Name}, "node": map[string]any{"name": n.name}, "path": map[string]any{"repo": []any{d.cfg.RepositoryRoot}}}
+		m["settings"] = map[string]any{"cluster": map[string]any{"name": d.cfg.Name}, "node": map[string]any{"name": n.name},
+			"path": map[string]any{"repo": []any{d.cfg.RepositoryRoot}}}
 		m["thread_pool"] = map[string]any{"snapshot": map[string]any{"type": "scaling", "core": 1, "max": 1, "keep_alive": "5m", "queue_size": -1}}
 		m["os"] = map[string]any{"available_processors": 2, "allocated_processors": 2}
 	})
@@ -312,10 +321,12 @@ func handleNodesStats(r *request) (int, any, *apiError) {
 		m["timestamp"] = now
 		m["fs"] = map[string]any{"timestamp": now, "total": total, "data": []any{map[string]any{"path": "model", "mount": "model", "type": "model",
 			"total_in_bytes": diskBytes, "free_in_bytes": diskBytes - used, "available_in_bytes": diskBytes - used}}}
-		m["indices"] = map[string]any{"docs": map[string]any{"count": count, "deleted": gone}, "store": map[string]any{"size_in_bytes": used, "reserved_in_bytes": 0}}
+		m["indices"] = map[string]any{"docs": map[string]any{"count": count, "deleted": gone},
+			"store": map[string]any{"size_in_bytes": used, "reserved_in_bytes": 0}}
 		m["os"] = map[string]any{"timestamp": now, "cpu": map[string]any{"percent": 1}}
 		m["jvm"] = map[string]any{"timestamp": now, "mem": map[string]any{"heap_used_percent": 10}}
-		m["thread_pool"] = map[string]any{"snapshot": map[string]any{"threads": 1, "queue": len(n.lane.queue), "active": map[bool]int{true: 1}[n.lane.busy], "rejected": 0, "largest": 1, "completed": 0}}
+		m["thread_pool"] = map[string]any{"snapshot": map[string]any{"threads": 1, "queue": len(n.lane.queue),
+			"active": map[bool]int{true: 1}[n.lane.busy], "rejected": 0, "largest": 1, "completed": 0}}
 	})
 }
 
@@ -347,7 +358,8 @@ func handleExplain(r *request) (int, any, *apiError) {
 			}
 		}
 		if s == nil {
-			return 0, nil, fail(400, "illegal_argument_exception", "unable to find any unassigned shards to explain [ClusterAllocationExplainRequest[useAnyUnassignedShard=true,includeYesDecisions?=false]")
+			return 0, nil, fail(400, "illegal_argument_exception",
+				"unable to find any unassigned shards to explain [ClusterAllocationExplainRequest[useAnyUnassignedShard=true,includeYesDecisions?=false]")
 		}
 	} else {
 		ix := d.indices[textOfOr(body["index"], "")]
@@ -394,7 +406,8 @@ func handleExplain(r *request) (int, any, *apiError) {
 		out["can_allocate"], out["allocate_explanation"] = "no", "cannot allocate because allocation is not permitted to any of the nodes"
 		var decisions []any
 		for i, n := range d.nodes {
-			decisions = append(decisions, map[string]any{"node_id": n.id, "node_name": n.name, "transport_address": n.address, "node_decision": "no", "weight_ranking": i + 1,
+			decisions = append(decisions, map[string]any{"node_id": n.id, "node_name": n.name, "transport_address": n.address,
+				"node_decision": "no", "weight_ranking": i + 1,
 				"deciders": []any{map[string]any{"decider": "restore_in_progress", "decision": "NO", "explanation": s.cause.decider}}})
 		}
 		out["node_allocation_decisions"] = decisions
@@ -417,21 +430,34 @@ func handleReroute(r *request) (int, any, *apiError) {
 func handleClusterState(r *request) (int, any, *apiError) {
 	d := r.domain
 	out := map[string]any{"cluster_name": d.cfg.Name, "cluster_uuid": d.uuid}
+	// Other than the calls on indices, this one takes a missing index for none unless it is told not to.
+	list, err := d.resolve(r.args["index"], resolveOptions{ignoreMissing: r.flag("ignore_unavailable", true), closed: r.args["index"] == ""})
+	if err != nil {
+		return 0, nil, err
+	}
 	for m := range strings.SplitSeq(r.args["metric"], ",") {
 		switch m {
 		case "version":
 			out["version"], out["state_uuid"] = 1, d.uuid
 		case "metadata":
 			indices := map[string]any{}
-			for name, ix := range d.indices {
+			for _, ix := range list {
+				terms := map[string]any{}
+				for _, s := range ix.shards {
+					terms[strconv.Itoa(s.number)] = s.term
+				}
 				names := sortedKeys(ix.aliases)
-				indices[name] = map[string]any{"state": map[bool]string{false: "open", true: "close"}[ix.closed], "settings": ix.renderSettings(r, ""),
-					"mappings": map[string]any{"_doc": cloneJSON(ix.mapping)}, "aliases": names, "settings_version": ix.settingsVersion, "mapping_version": ix.mappingVersion, "aliases_version": ix.aliasesVersion}
+				if names == nil {
+					names = []string{}
+				}
+				indices[ix.name] = map[string]any{"state": map[bool]string{false: "open", true: "close"}[ix.closed], "settings": ix.renderSettings(r, ""),
+					"mappings": map[string]any{"_doc": cloneJSON(ix.mapping)}, "aliases": names, "primary_terms": terms,
+					"settings_version": ix.settingsVersion, "mapping_version": ix.mappingVersion, "aliases_version": ix.aliasesVersion}
 			}
 			out["metadata"] = map[string]any{"cluster_uuid": d.uuid, "indices": indices}
 		case "blocks":
 			blocked := map[string]any{}
-			for name, ix := range d.indices {
+			for _, ix := range list {
 				m := map[string]any{}
 				for _, b := range blocks {
 					if ix.setting(b.setting) == "true" {
@@ -443,7 +469,7 @@ func handleClusterState(r *request) (int, any, *apiError) {
 					m["4"] = map[string]any{"description": "index closed", "retryable": false, "levels": []string{"read", "write"}}
 				}
 				if len(m) > 0 {
-					blocked[name] = m
+					blocked[ix.name] = m
 				}
 			}
 			out["blocks"] = map[string]any{}
@@ -556,7 +582,8 @@ func handleCatIndices(r *request) (int, any, *apiError) {
 		}
 		state := map[bool]string{false: "open", true: "close"}[ix.closed]
 		created := ix.setting("index.creation_date")
-		rows = append(rows, row{{"health", status}, {"status", state}, {"index", ix.name}, {"uuid", ix.uuid}, {"pri", strconv.Itoa(len(ix.shards))}, {"rep", ix.setting("index.number_of_replicas")},
+		rows = append(rows, row{{"health", status}, {"status", state}, {"index", ix.name}, {"uuid", ix.uuid},
+			{"pri", strconv.Itoa(len(ix.shards))}, {"rep", ix.setting("index.number_of_replicas")},
 			{"docs.count", docs}, {"docs.deleted", gone}, {"store.size", size}, {"pri.store.size", size}, {"?creation.date", created}})
 	}
 	return r.table(rows)
@@ -584,7 +611,8 @@ func handleCatShards(r *request) (int, any, *apiError) {
 			default:
 				state = "UNASSIGNED"
 			}
-			line := row{{"index", ix.name}, {"shard", strconv.Itoa(s.number)}, {"prirep", "p"}, {"state", state}, {"docs", docs}, {"store", store}, {"ip", ip}, {"node", name}}
+			line := row{{"index", ix.name}, {"shard", strconv.Itoa(s.number)}, {"prirep", "p"}, {"state", state}, {"docs", docs}, {"store", store},
+				{"ip", ip}, {"node", name}}
 			var reason, details any
 			if s.cause != nil && s.state != started {
 				reason, details = s.cause.reason, s.cause.details
@@ -592,7 +620,8 @@ func handleCatShards(r *request) (int, any, *apiError) {
 			line = append(line, row{{"?unassigned.reason", reason}, {"?unassigned.details", details}}...)
 			rows = append(rows, line)
 			for i := range ix.number("index.number_of_replicas") {
-				line := row{{"index", ix.name}, {"shard", strconv.Itoa(s.number)}, {"prirep", "r"}, {"state", "UNASSIGNED"}, {"docs", nil}, {"store", nil}, {"ip", nil}, {"node", nil}, {"?unassigned.reason", "INDEX_CREATED"}, {"?unassigned.details", nil}}
+				line := row{{"index", ix.name}, {"shard", strconv.Itoa(s.number)}, {"prirep", "r"}, {"state", "UNASSIGNED"}, {"docs", nil},
+					{"store", nil}, {"ip", nil}, {"node", nil}, {"?unassigned.reason", "INDEX_CREATED"}, {"?unassigned.details", nil}}
 				if i < len(r.domain.nodes)-1 && s.state == started {
 					line[3].value, line[4].value, line[5].value = "STARTED", docs, store
 					line[6].value, line[7].value = "127.0.0.1", r.domain.nodes[(slices.Index(r.domain.nodes, s.node)+i+1)%len(r.domain.nodes)].name
@@ -622,10 +651,14 @@ func handleCatRecovery(r *request) (int, any, *apiError) {
 			if s.recovery.kind == "SNAPSHOT" {
 				repository, snapshot = s.recovery.repository, s.recovery.snapshot
 			}
-			rows = append(rows, row{{"index", ix.name}, {"shard", strconv.Itoa(s.number)}, {"time", fmt.Sprintf("%dms", m["total_time_in_millis"])}, {"type", strings.ToLower(s.recovery.kind)},
-				{"stage", strings.ToLower(s.recovery.stage)}, {"source_host", "n/a"}, {"source_node", "n/a"}, {"target_host", "127.0.0.1"}, {"target_node", s.node.name},
-				{"repository", repository}, {"snapshot", snapshot}, {"files", strconv.Itoa(files["total"].(int) - files["reused"].(int))}, {"files_recovered", textOf(files["recovered"])},
-				{"files_percent", files["percent"]}, {"files_total", textOf(files["total"])}, {"bytes", textOf(size["total_in_bytes"].(int64) - size["reused_in_bytes"].(int64))},
+			rows = append(rows, row{{"index", ix.name}, {"shard", strconv.Itoa(s.number)}, {"time",
+				fmt.Sprintf("%dms", m["total_time_in_millis"])}, {"type", strings.ToLower(s.recovery.kind)},
+				{"stage", strings.ToLower(s.recovery.stage)}, {"source_host", "n/a"}, {"source_node", "n/a"}, {"target_host", "127.0.0.1"},
+				{"target_node", s.node.name},
+				{"repository", repository}, {"snapshot", snapshot}, {"files", strconv.Itoa(files["total"].(int) - files["reused"].(int))},
+				{"files_recovered", textOf(files["recovered"])},
+				{"files_percent", files["percent"]}, {"files_total", textOf(files["total"])}, {"bytes",
+					textOf(size["total_in_bytes"].(int64) - size["reused_in_bytes"].(int64))},
 				{"bytes_recovered", textOf(size["recovered_in_bytes"])}, {"bytes_percent", size["percent"]}, {"bytes_total", textOf(size["total_in_bytes"])},
 				{"translog_ops", "0"}, {"translog_ops_recovered", "0"}, {"translog_ops_percent", "100.0%"}})
 		}
@@ -636,7 +669,8 @@ func handleCatRecovery(r *request) (int, any, *apiError) {
 func handleCatNodes(r *request) (int, any, *apiError) {
 	var rows []row
 	for i, n := range r.domain.nodes {
-		rows = append(rows, row{{"ip", "127.0.0.1"}, {"heap.percent", "10"}, {"ram.percent", "10"}, {"cpu", "1"}, {"load_1m", "0.10"}, {"load_5m", "0.10"}, {"load_15m", "0.10"},
+		rows = append(rows, row{{"ip", "127.0.0.1"}, {"heap.percent", "10"}, {"ram.percent", "10"}, {"cpu", "1"}, {"load_1m", "0.10"},
+			{"load_5m", "0.10"}, {"load_15m", "0.10"},
 			{"node.role", "dimr"}, {"master", map[bool]string{true: "*", false: "-"}[i == 0]}, {"name", n.name}, {"?version", r.domain.engine.String()}})
 	}
 	return r.table(rows)
@@ -649,14 +683,18 @@ func handleCatHealth(r *request) (int, any, *apiError) {
 	}
 	now := r.domain.clock.Now()
 	nodes := strconv.Itoa(len(r.domain.nodes))
-	return r.table([]row{{{"epoch", strconv.FormatInt(now.Unix(), 10)}, {"timestamp", now.UTC().Format("15:04:05")}, {"cluster", r.domain.cfg.Name}, {"status", m["status"]},
-		{"node.total", nodes}, {"node.data", nodes}, {"shards", textOf(m["active_shards"])}, {"pri", textOf(m["active_primary_shards"])}, {"relo", "0"}, {"init", textOf(m["initializing_shards"])},
-		{"unassign", textOf(m["unassigned_shards"])}, {"pending_tasks", "0"}, {"max_task_wait_time", "-"}, {"active_shards_percent", textOf(m["active_shards_percent_as_number"]) + "%"}}})
+	return r.table([]row{{{"epoch", strconv.FormatInt(now.Unix(), 10)}, {"timestamp", now.UTC().Format("15:04:05")},
+		{"cluster", r.domain.cfg.Name}, {"status", m["status"]},
+		{"node.total", nodes}, {"node.data", nodes}, {"shards", textOf(m["active_shards"])}, {"pri", textOf(m["active_primary_shards"])},
+		{"relo", "0"}, {"init", textOf(m["initializing_shards"])},
+		{"unassign", textOf(m["unassigned_shards"])}, {"pending_tasks", "0"}, {"max_task_wait_time", "-"},
+		{"active_shards_percent", textOf(m["active_shards_percent_as_number"]) + "%"}}})
 }
 
 func handleDataStreams(r *request) (int, any, *apiError) {
 	if !r.domain.engine.openSearch {
-		return 0, nil, fail(400, "invalid_index_name_exception", "Invalid index name [_data_stream], must not start with '_'.").with("index", "_data_stream", "index_uuid", "_na_")
+		return 0, nil, fail(400, "invalid_index_name_exception", "Invalid index name [_data_stream], must not start with '_'.").with("index",
+			"_data_stream", "index_uuid", "_na_")
 	}
 	if name := r.args["name"]; name != "" && !strings.Contains(name, "*") && name != "_all" {
 		return 0, nil, missingIndex(name, "index_or_alias")
@@ -718,7 +756,8 @@ func templatePut(kind string) func(*request) (int, any, *apiError) {
 		}
 		switch kind {
 		case "_template":
-			for k, v := range map[string]any{"order": json.Number("0"), "settings": map[string]any{}, "mappings": map[string]any{}, "aliases": map[string]any{}} {
+			for k, v := range map[string]any{"order": json.Number("0"), "settings": map[string]any{}, "mappings": map[string]any{},
+				"aliases": map[string]any{}} {
 				if body[k] == nil {
 					body[k] = v
 				}
@@ -736,7 +775,9 @@ func templatePut(kind string) func(*request) (int, any, *apiError) {
 			components, _ := body["composed_of"].([]any)
 			for _, c := range components {
 				if r.domain.templates["_component_template"][textOf(c)] == nil {
-					return 0, nil, fail(400, "invalid_index_template_exception", "index_template [%s] invalid, cause [index template [%s] specifies component templates [%s] that do not exist]", r.args["name"], r.args["name"], textOf(c))
+					return 0, nil, fail(400, "invalid_index_template_exception",
+						"index_template [%s] invalid, cause [index template [%s] specifies component templates [%s] that do not exist]", r.args["name"],
+						r.args["name"], textOf(c))
 				}
 			}
 		case "_ingest/pipeline":
@@ -758,7 +799,8 @@ func templatePut(kind string) func(*request) (int, any, *apiError) {
 func templateDelete(kind string) func(*request) (int, any, *apiError) {
 	return locked(func(r *request) (int, any, *apiError) {
 		if r.domain.templates[kind][r.args["name"]] == nil {
-			return 0, nil, fail(404, "resource_not_found_exception", "%s [%s] is missing", strings.Trim(strings.ReplaceAll(strings.TrimPrefix(kind, "_ingest/"), "_", " "), " "), r.args["name"])
+			return 0, nil, fail(404, "resource_not_found_exception", "%s [%s] is missing", strings.Trim(strings.ReplaceAll(strings.TrimPrefix(kind,
+				"_ingest/"), "_", " "), " "), r.args["name"])
 		}
 		delete(r.domain.templates[kind], r.args["name"])
 		return acknowledged()

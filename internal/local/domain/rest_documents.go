@@ -2,10 +2,12 @@ package domain
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"reflect"
 	"strconv"
+	"strings"
 )
 
 // write is one index, create, update or delete operation.
@@ -21,7 +23,65 @@ type write struct {
 	body        []byte
 }
 
-// apply runs one write with d.mu held. It answers the item of a bulk response and its HTTP status.
+// invalid names what the engines refuse about a write before they look at any index; in a bulk request one such write refuses all.
+func (w write) invalid() string {
+	switch {
+	case w.ifSeqNo != nil && w.ifTerm == nil:
+		return "ifSeqNo is set, but primary term is [0]"
+	case w.ifSeqNo == nil && w.ifTerm != nil:
+		return fmt.Sprintf("ifSeqNo is unassigned, but primary term is [%d]", *w.ifTerm)
+	case w.ifSeqNo != nil && w.versionType != "" && w.versionType != "internal":
+		return "compare and write operations can not use versioning"
+	}
+	switch w.versionType {
+	case "", "internal":
+		if w.version != nil {
+			return "internal versioning can not be used for optimistic concurrency control. Please use `if_seq_no` and `if_primary_term` instead"
+		}
+	case "external", "external_gt", "external_gte":
+		given := int64(-3) // what stands for none in the engines
+		if w.version != nil {
+			given = *w.version
+		}
+		if given < 0 {
+			kind := map[bool]string{true: "EXTERNAL_GTE", false: "EXTERNAL"}[w.versionType == "external_gte"]
+			return fmt.Sprintf("illegal version value [%d] for version type [%s]", given, kind)
+		}
+	}
+	return ""
+}
+
+// validate refuses a request with invalid writes, naming them all.
+func validate(writes ...write) *apiError {
+	var text strings.Builder
+	n := 0
+	for _, w := range writes {
+		if what := w.invalid(); what != "" {
+			n++
+			fmt.Fprintf(&text, "%d: %s;", n, what)
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return fail(400, "action_request_validation_exception", "Validation Failed: %s", text.String())
+}
+
+// pipelined refuses a write that an ingest pipeline would change.
+func (d *Domain) pipelined(ix *index, w write) *apiError {
+	for _, name := range []string{cmp.Or(w.pipeline, ix.setting("index.default_pipeline")), ix.setting("index.final_pipeline")} {
+		switch {
+		case name == "" || name == "_none":
+		case d.templates["_ingest/pipeline"][name] == nil:
+			return fail(400, "illegal_argument_exception", "pipeline with id [%s] does not exist", name)
+		default:
+			return notImplemented("ingest pipelines on writes (index [%s])", ix.name)
+		}
+	}
+	return nil
+}
+
+// apply runs one write, which is valid, with d.mu held. It answers the item of a bulk response and its HTTP status.
 func (d *Domain) apply(w write) (int, map[string]any, *apiError) {
 	ix, aliasRouting, err := d.writeTarget(w.index)
 	if err != nil {
@@ -36,12 +96,10 @@ func (d *Domain) apply(w write) (int, map[string]any, *apiError) {
 	if err := ix.blockedFor("write"); err != nil {
 		return 0, nil, err
 	}
-	if w.pipeline == "" {
-		w.pipeline = ix.setting("index.default_pipeline")
-	}
-	final := ix.setting("index.final_pipeline")
-	if w.action != "delete" && (w.pipeline != "" && w.pipeline != "_none" || final != "" && final != "_none") {
-		return 0, nil, notImplemented("ingest pipelines on writes (index [%s])", ix.name)
+	if w.action != "delete" {
+		if err := d.pipelined(ix, w); err != nil {
+			return 0, nil, err
+		}
 	}
 	if w.id == "" {
 		w.id = d.randomText(20)
@@ -51,7 +109,8 @@ func (d *Domain) apply(w write) (int, map[string]any, *apiError) {
 		return 0, nil, fail(400, "illegal_argument_exception", "id [%s] is too long, must be no longer than 512 bytes but was: %d", w.id, len(w.id))
 	}
 	if required, ok := ix.mapping["_routing"].(map[string]any); ok && required["required"] == true && w.routing == "" {
-		return 0, nil, fail(400, "routing_missing_exception", "routing is required for [%s]/[_doc]/[%s]", ix.name, w.id).with("index", ix.name, "index_uuid", ix.uuid)
+		return 0, nil, fail(400, "routing_missing_exception", "routing is required for [%s]/[_doc]/[%s]", ix.name, w.id).with("index", ix.name,
+			"index_uuid", ix.uuid)
 	}
 	key := w.routing
 	if key == "" {
@@ -74,26 +133,19 @@ func (d *Domain) apply(w write) (int, map[string]any, *apiError) {
 	if w.action == "create" && old != nil {
 		return 0, nil, conflict("document already exists (current version [%d])", old.version)
 	}
-	if w.ifSeqNo != nil || w.ifTerm != nil {
+	if w.ifSeqNo != nil {
 		switch {
-		case w.ifSeqNo == nil || w.ifTerm == nil:
-			return 0, nil, fail(400, "action_request_validation_exception", "Validation Failed: 1: ifSeqNo and ifPrimaryTerm must be given together;")
 		case old == nil:
 			return 0, nil, conflict("required seqNo [%d], primary term [%d]. but no document was found", *w.ifSeqNo, *w.ifTerm)
 		case old.seqNo != *w.ifSeqNo || old.term != *w.ifTerm:
-			return 0, nil, conflict("required seqNo [%d], primary term [%d]. current document has seqNo [%d] and primary term [%d]", *w.ifSeqNo, *w.ifTerm, old.seqNo, old.term)
+			return 0, nil, conflict("required seqNo [%d], primary term [%d]. current document has seqNo [%d] and primary term [%d]", *w.ifSeqNo,
+				*w.ifTerm, old.seqNo, old.term)
 		}
 	}
 	version := current + 1
 	switch w.versionType {
 	case "", "internal":
-		if w.version != nil {
-			return 0, nil, fail(400, "action_request_validation_exception", "Validation Failed: 1: internal versioning can not be used for optimistic concurrency control. Please use `if_seq_no` and `if_primary_term` instead;")
-		}
 	case "external", "external_gt", "external_gte":
-		if w.version == nil {
-			return 0, nil, fail(400, "action_request_validation_exception", "Validation Failed: 1: illegal version value [-3] for version type [%s];", map[bool]string{true: "EXTERNAL_GTE", false: "EXTERNAL"}[w.versionType == "external_gte"])
-		}
 		version = *w.version
 		if w.versionType == "external_gte" && current > version {
 			return 0, nil, conflict("current version [%d] is higher than the one provided [%d]", current, version)
@@ -104,7 +156,8 @@ func (d *Domain) apply(w write) (int, map[string]any, *apiError) {
 	default:
 		return 0, nil, fail(400, "illegal_argument_exception", "No version type match [%s]", w.versionType)
 	}
-	item := map[string]any{"_index": ix.name, "_id": w.id, "_shards": map[string]any{"total": 1 + ix.number("index.number_of_replicas"), "successful": 1, "failed": 0}}
+	item := map[string]any{"_index": ix.name, "_id": w.id, "_shards": map[string]any{"total": 1 + ix.number("index.number_of_replicas"),
+		"successful": 1, "failed": 0}}
 	if d.typed() {
 		item["_type"] = "_doc"
 	}
@@ -180,7 +233,8 @@ func (d *Domain) update(ix *index, s *shard, w write) (int, map[string]any, *api
 		return 0, nil, fail(500, "illegal_state_exception", "stored source of [%s] cannot be read: %v", w.id, err)
 	}
 	if changed := deepMerge(source, body.Doc); !changed && (body.DetectNoop == nil || *body.DetectNoop) && w.ifSeqNo == nil {
-		item := map[string]any{"_index": ix.name, "_id": w.id, "_version": old.version, "result": "noop", "_shards": map[string]any{"total": 0, "successful": 0, "failed": 0},
+		item := map[string]any{"_index": ix.name, "_id": w.id, "_version": old.version, "result": "noop",
+			"_shards": map[string]any{"total": 0, "successful": 0, "failed": 0},
 			"_seq_no": old.seqNo, "_primary_term": old.term}
 		if d.typed() {
 			item["_type"] = "_doc"
@@ -218,7 +272,8 @@ func deepMerge(into, add map[string]any) (changed bool) {
 }
 
 func (r *request) write(action string) (write, *apiError) {
-	w := write{action: action, index: r.args["index"], id: r.args["id"], routing: r.query.Get("routing"), versionType: r.query.Get("version_type"), pipeline: r.query.Get("pipeline"), body: r.body}
+	w := write{action: action, index: r.args["index"], id: r.args["id"], routing: r.query.Get("routing"),
+		versionType: r.query.Get("version_type"), pipeline: r.query.Get("pipeline"), body: r.body}
 	for name, p := range map[string]**int64{"version": &w.version, "if_seq_no": &w.ifSeqNo, "if_primary_term": &w.ifTerm} {
 		if text := r.query.Get(name); text != "" {
 			n, err := strconv.ParseInt(text, 10, 64)
@@ -233,6 +288,9 @@ func (r *request) write(action string) (write, *apiError) {
 
 // one answers a single write; the refresh parameter is honoured.
 func (r *request) one(w write) (int, any, *apiError) {
+	if err := validate(w); err != nil {
+		return 0, nil, err
+	}
 	status, item, err := r.domain.apply(w)
 	if err != nil {
 		return 0, nil, err
@@ -325,10 +383,12 @@ func handleBulk(r *request) (int, any, *apiError) {
 		dec.UseNumber()
 		dec.DisallowUnknownFields()
 		if err := dec.Decode(&header); err != nil || len(header) != 1 {
-			return 0, nil, fail(400, "illegal_argument_exception", "Malformed action/metadata line [%d], expected START_OBJECT or END_OBJECT but found something else: %v", number, err)
+			return 0, nil, fail(400, "illegal_argument_exception",
+				"Malformed action/metadata line [%d], expected START_OBJECT or END_OBJECT but found something else: %v", number, err)
 		}
 		for action, h := range header {
-			w := write{action: action, index: h.Index, version: h.Version, versionType: h.VersionType, ifSeqNo: h.IfSeqNo, ifTerm: h.IfTerm, pipeline: h.Pipeline}
+			w := write{action: action, index: h.Index, version: h.Version, versionType: h.VersionType, ifSeqNo: h.IfSeqNo, ifTerm: h.IfTerm,
+				pipeline: h.Pipeline}
 			if h.ID != nil {
 				w.id = textOf(h.ID)
 			}
@@ -360,7 +420,8 @@ func handleBulk(r *request) (int, any, *apiError) {
 				w.body = bytes.TrimSuffix(body, []byte("\r"))
 				number++
 			default:
-				return 0, nil, fail(400, "illegal_argument_exception", "Malformed action/metadata line [%d], expected field [create], [delete], [index] or [update] but found [%s]", number, action)
+				return 0, nil, fail(400, "illegal_argument_exception",
+					"Malformed action/metadata line [%d], expected field [create], [delete], [index] or [update] but found [%s]", number, action)
 			}
 			if w.index == "" {
 				return 0, nil, fail(400, "action_request_validation_exception", "Validation Failed: 1: index is missing;")
@@ -373,6 +434,9 @@ func handleBulk(r *request) (int, any, *apiError) {
 	}
 	if len(writes) == 0 {
 		return 0, nil, fail(400, "action_request_validation_exception", "Validation Failed: 1: no requests added;")
+	}
+	if err := validate(writes...); err != nil {
+		return 0, nil, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -407,7 +471,8 @@ func (d *Domain) readTarget(name string) (*index, *apiError) {
 		return nil, err
 	}
 	if len(list) != 1 {
-		return nil, fail(400, "illegal_argument_exception", "Alias [%s] has more than one indices associated with it, can't execute a single index op", name)
+		return nil, fail(400, "illegal_argument_exception",
+			"Alias [%s] has more than one indices associated with it, can't execute a single index op", name)
 	}
 	ix := list[0]
 	if ix.closed {
@@ -452,14 +517,29 @@ func (ix *index) sourceEnabled() bool {
 	return !ok || m["enabled"] != false
 }
 
+// sourceParameter reads the parameter _source: true, false, or the fields that are wanted.
+func (r *request) sourceParameter() (sourceFilter, *apiError) {
+	if !r.query.Has("_source") {
+		return sourceFilter{}, nil
+	}
+	return parseSource(r.query.Get("_source"))
+}
+
 func handleGetDocument(r *request) (int, any, *apiError) {
 	ix, err := r.domain.readTarget(r.args["index"])
 	if err != nil {
 		return 0, nil, err
 	}
-	out, err := r.domain.get(ix, r.args["id"], r.query.Get("routing"), r.query.Get("_source") != "false")
+	source, err := r.sourceParameter()
 	if err != nil {
 		return 0, nil, err
+	}
+	out, err := r.domain.get(ix, r.args["id"], r.query.Get("routing"), !source.off)
+	if err != nil {
+		return 0, nil, err
+	}
+	if raw, ok := out["_source"].(json.RawMessage); ok {
+		out["_source"] = source.apply(raw)
 	}
 	if out["found"] == false {
 		return 404, out, nil
@@ -499,7 +579,10 @@ func handleMultiGet(r *request) (int, any, *apiError) {
 		}
 		docs = append(docs, out)
 	}
-	defaultSource := sourceFilter{off: r.query.Get("_source") == "false"}
+	defaultSource, failed := r.sourceParameter()
+	if failed != nil {
+		return 0, nil, failed
+	}
 	for _, doc := range body.Docs {
 		index, routing := doc.Index, r.query.Get("routing")
 		if index == "" {

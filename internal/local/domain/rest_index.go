@@ -49,11 +49,13 @@ func handleCreateIndex(r *request) (int, any, *apiError) {
 		}
 	}
 	if ix := d.indices[name]; ix != nil {
-		return 0, nil, fail(400, "resource_already_exists_exception", "index [%s/%s] already exists", name, ix.uuid).with("index", name, "index_uuid", ix.uuid)
+		return 0, nil, fail(400, "resource_already_exists_exception", "index [%s/%s] already exists", name, ix.uuid).with("index", name,
+			"index_uuid", ix.uuid)
 	}
 	for _, ix := range d.indices {
 		if _, clash := ix.aliases[name]; clash {
-			return 0, nil, fail(400, "invalid_index_name_exception", "Invalid index name [%s], already exists as alias", name).with("index", name, "index_uuid", "_na_")
+			return 0, nil, fail(400, "invalid_index_name_exception", "Invalid index name [%s], already exists as alias", name).with("index", name,
+				"index_uuid", "_na_")
 		}
 	}
 	settings, mapping, aliases := d.fromTemplates(name)
@@ -82,7 +84,8 @@ func handleCreateIndex(r *request) (int, any, *apiError) {
 	}
 	number := func(key string) int { n, _ := strconv.Atoi(textOfOr(settings[key], "1")); return n }
 	if number("index.number_of_shards") > 1024 {
-		return 0, nil, fail(400, "illegal_argument_exception", "Failed to parse value [%d] for setting [index.number_of_shards] must be <= 1024", number("index.number_of_shards"))
+		return 0, nil, fail(400, "illegal_argument_exception",
+			"Failed to parse value [%d] for setting [index.number_of_shards] must be <= 1024", number("index.number_of_shards"))
 	}
 	if err := d.shardLimit(number("index.number_of_shards"), number("index.number_of_replicas")); err != nil {
 		return 0, nil, err
@@ -99,7 +102,8 @@ func handleDeleteIndex(r *request) (int, any, *apiError) {
 		}
 		for _, ix := range d.indices {
 			if _, alias := ix.aliases[name]; alias {
-				return 0, nil, fail(400, "illegal_argument_exception", "The provided expression [%s] matches an alias, specify the corresponding concrete indices instead.", name)
+				return 0, nil, fail(400, "illegal_argument_exception",
+					"The provided expression [%s] matches an alias, specify the corresponding concrete indices instead.", name)
 			}
 		}
 	}
@@ -129,7 +133,9 @@ func handleDeleteIndex(r *request) (int, any, *apiError) {
 }
 
 func (d *Domain) snapshottedError(verb string, ix *index) *apiError {
-	return fail(400, "snapshot_in_progress_exception", "Cannot %s indices that are being snapshotted: [[%s/%s]]. Try again after snapshot finishes or cancel the currently running snapshot.", verb, ix.name, ix.uuid)
+	return fail(400, "snapshot_in_progress_exception",
+		"Cannot %s indices that are being snapshotted: [[%s/%s]]. Try again after snapshot finishes or cancel the currently running snapshot.",
+		verb, ix.name, ix.uuid)
 }
 
 func handleGetIndex(r *request) (int, any, *apiError) {
@@ -255,6 +261,11 @@ func handleGetMapping(r *request) (int, any, *apiError) {
 	return ok(out)
 }
 
+// rootParameters are what a mapping may hold beside its fields.
+var rootParameters = []string{"properties", "dynamic", "dynamic_templates", "dynamic_date_formats", "date_detection", "numeric_detection",
+	"enabled", "_meta",
+	"_routing", "_source", "_field_names", "_size", "_data_stream_timestamp"}
+
 func handlePutMapping(r *request) (int, any, *apiError) {
 	body, err := r.decode()
 	if err != nil {
@@ -263,6 +274,14 @@ func handlePutMapping(r *request) (int, any, *apiError) {
 	list, err := r.indices(resolveOptions{closed: true})
 	if err != nil {
 		return 0, nil, err
+	}
+	if len(r.body) == 0 {
+		return 0, nil, fail(400, "parse_exception", "request body is required")
+	}
+	for _, k := range sortedKeys(body) {
+		if !slices.Contains(rootParameters, k) {
+			return 0, nil, fail(400, "mapper_parsing_exception", "Root mapping definition has unsupported parameters:  [%s : %s]", k, textOf(body[k]))
+		}
 	}
 	for _, ix := range list {
 		if e := ix.blockedFor("metadata"); e != nil {
@@ -506,7 +525,8 @@ func (d *Domain) changeAliases(actions []any) (int, any, *apiError) {
 				for _, ix := range indices {
 					for _, name := range names {
 						if d.indices[name] != nil {
-							return 0, nil, fail(400, "invalid_alias_name_exception", "Invalid alias name [%s], an index exists with the same name as the alias", name).with("index", ix.name, "index_uuid", ix.uuid)
+							return 0, nil, fail(400, "invalid_alias_name_exception",
+								"Invalid alias name [%s], an index exists with the same name as the alias", name).with("index", ix.name, "index_uuid", ix.uuid)
 						}
 						if strings.ContainsAny(name, " \"*\\<|,>/?") || name == "" {
 							return 0, nil, fail(400, "invalid_alias_name_exception", "Invalid alias name [%s]", name)
@@ -525,7 +545,8 @@ func (d *Domain) changeAliases(actions []any) (int, any, *apiError) {
 					}
 				}
 				if !hit && spec["must_exist"] != false {
-					return 0, nil, fail(404, "aliases_not_found_exception", "aliases %v missing", names).with("resource.type", "aliases", "resource.id", strings.Join(names, ","))
+					return 0, nil, fail(404, "aliases_not_found_exception", "aliases %v missing", names).with("resource.type", "aliases", "resource.id",
+						strings.Join(names, ","))
 				}
 			case "remove_index":
 				removed = append(removed, indices...)
@@ -663,7 +684,8 @@ func handleStats(r *request) (int, any, *apiError) {
 			indices[ix.name] = entry
 		}
 	}
-	out := map[string]any{"_shards": map[string]any{"total": total, "successful": successful, "failed": 0}, "_all": map[string]any{"primaries": all, "total": all}}
+	out := map[string]any{"_shards": map[string]any{"total": total, "successful": successful, "failed": 0},
+		"_all": map[string]any{"primaries": all, "total": all}}
 	if r.query.Get("level") != "cluster" {
 		out["indices"] = indices
 	}
@@ -707,8 +729,9 @@ func (s *shard) renderRecovery(d *Domain, detailed bool) map[string]any {
 		return strconv.FormatFloat(100*float64(done)/float64(of), 'f', 1, 64) + "%"
 	}
 	took := stop.Sub(rec.start).Milliseconds()
-	m := map[string]any{"id": s.number, "type": rec.kind, "stage": rec.stage, "primary": true, "start_time_in_millis": rec.start.UnixMilli(), "total_time_in_millis": took,
-		"target": map[string]any{"id": s.node.id, "host": "127.0.0.1", "transport_address": s.node.address, "ip": "127.0.0.1", "name": s.node.name}}
+	m := map[string]any{"id": s.number, "type": rec.kind, "stage": rec.stage, "primary": true, "start_time_in_millis": rec.start.UnixMilli(),
+		"total_time_in_millis": took,
+		"target":               map[string]any{"id": s.node.id, "host": "127.0.0.1", "transport_address": s.node.address, "ip": "127.0.0.1", "name": s.node.name}}
 	if !rec.stop.IsZero() {
 		m["stop_time_in_millis"] = rec.stop.UnixMilli()
 	}
@@ -724,11 +747,13 @@ func (s *shard) renderRecovery(d *Domain, detailed bool) map[string]any {
 		source = map[string]any{"bootstrap_new_history_uuid": false}
 	}
 	m["source"] = source
-	fileStats := map[string]any{"total": files, "reused": reusedFiles, "recovered": recoveredFiles, "percent": percent(int64(recoveredFiles), int64(files-reusedFiles))}
+	fileStats := map[string]any{"total": files, "reused": reusedFiles, "recovered": recoveredFiles,
+		"percent": percent(int64(recoveredFiles), int64(files-reusedFiles))}
 	if detailed {
 		fileStats["details"] = details
 	}
-	m["index"] = map[string]any{"size": map[string]any{"total_in_bytes": total, "reused_in_bytes": reused, "recovered_in_bytes": recovered, "percent": percent(recovered, total-reused)},
+	m["index"] = map[string]any{"size": map[string]any{"total_in_bytes": total, "reused_in_bytes": reused, "recovered_in_bytes": recovered,
+		"percent": percent(recovered, total-reused)},
 		"files": fileStats, "total_time_in_millis": took, "source_throttle_time_in_millis": 0, "target_throttle_time_in_millis": 0}
 	m["translog"] = map[string]any{"recovered": 0, "total": 0, "percent": "100.0%", "total_on_start": 0, "total_time_in_millis": 0}
 	m["verify_index"] = map[string]any{"check_index_time_in_millis": 0, "total_time_in_millis": 0}
@@ -768,8 +793,9 @@ func handleSegments(r *request) (int, any, *apiError) {
 		for _, s := range ix.shards {
 			segments := map[string]any{}
 			for _, seg := range s.segments {
-				segments[seg.name] = map[string]any{"generation": seg.generation, "num_docs": len(seg.docs) - seg.killed, "deleted_docs": seg.killed, "size_in_bytes": seg.bytes,
-					"committed": seg.dataFiles != nil, "search": true, "compound": seg.compound, "version": r.domain.engine.lucene()}
+				segments[seg.name] = map[string]any{"generation": seg.generation, "num_docs": len(seg.docs) - seg.killed, "deleted_docs": seg.killed,
+					"size_in_bytes": seg.bytes,
+					"committed":     seg.dataFiles != nil, "search": true, "compound": seg.compound, "version": r.domain.engine.lucene()}
 			}
 			shards[strconv.Itoa(s.number)] = []any{map[string]any{"routing": map[string]any{"state": "STARTED", "primary": true, "node": s.node.id},
 				"num_committed_segments": len(s.segments), "num_search_segments": len(s.segments), "segments": segments}}

@@ -352,6 +352,7 @@ type hit struct {
 	index *index
 	shard int
 	sort  []any
+	score float64 // 0: not scored
 }
 
 type sortKey struct {
@@ -537,10 +538,13 @@ func (f sourceFilter) apply(source []byte) any {
 	return filterPath(doc, strings.Trim(paths, ","))
 }
 
+// scored is the score as it is written: 1.0 where a query gives every document the same.
+func (h hit) scored() json.Number { return json.Number(javaFloat(cmp.Or(h.score, 1))) }
+
 func (o hitOptions) render(h hit) map[string]any {
 	m := map[string]any{"_index": h.index.name, "_id": h.doc.id, "_score": nil}
 	if o.score {
-		m["_score"] = json.Number("1.0")
+		m["_score"] = h.scored()
 	}
 	if o.typed {
 		m["_type"] = "_doc"
@@ -600,23 +604,9 @@ func (r *request) searchTargets() ([]searchTarget, []*index, int, int, *apiError
 			}
 		}
 	}
-	var only map[int]bool
-	if p := r.query.Get("preference"); p != "" {
-		spec, ok := strings.CutPrefix(p, "_shards:")
-		if !ok && strings.HasPrefix(p, "_") && p != "_local" && p != "_primary" {
-			return nil, nil, 0, 0, notImplemented("the preference %q", p)
-		}
-		if ok {
-			spec, _, _ = strings.Cut(spec, "|")
-			only = map[int]bool{}
-			for n := range strings.SplitSeq(spec, ",") {
-				i, err := strconv.Atoi(n)
-				if err != nil {
-					return nil, nil, 0, 0, fail(400, "number_format_exception", "For input string: %q", n)
-				}
-				only[i] = true
-			}
-		}
+	only, err := d.preferredShards(r.query.Get("preference"))
+	if err != nil {
+		return nil, nil, 0, 0, err
 	}
 	var targets []searchTarget
 	total, successful := 0, 0
@@ -649,9 +639,50 @@ func (r *request) searchTargets() ([]searchTarget, []*index, int, int, *apiError
 		}
 	}
 	if total > 0 && successful == 0 {
-		return nil, nil, 0, 0, fail(503, "search_phase_execution_exception", "all shards failed").with("phase", "query", "grouped", true, "failed_shards", []any{})
+		return nil, nil, 0, 0, fail(503, "search_phase_execution_exception", "all shards failed").with("phase", "query", "grouped", true,
+			"failed_shards", []any{})
 	}
 	return targets, list, total, successful, nil
+}
+
+// preferredShards reads the preference of a search: the shards that it is limited to, nil for all. Which copy answers makes no
+// difference here, but a preference that an engine refuses is refused alike.
+func (d *Domain) preferredShards(preference string) (map[int]bool, *apiError) {
+	var only map[int]bool
+	spec, sharded := strings.CutPrefix(preference, "_shards:")
+	if sharded {
+		var more bool
+		spec, preference, more = strings.Cut(spec, "|")
+		only = map[int]bool{}
+		for n := range strings.SplitSeq(spec, ",") {
+			i, err := strconv.Atoi(n)
+			if err != nil {
+				return nil, fail(400, "number_format_exception", "For input string: %q", n)
+			}
+			only[i] = true
+		}
+		if !more {
+			return only, nil
+		}
+	} else if !strings.HasPrefix(preference, "_") {
+		return nil, nil // any other text picks a copy, the same one each time
+	}
+	kind, _, _ := strings.Cut(preference, ":")
+	switch kind {
+	case "_local":
+		return only, nil
+	case "_only_local", "_prefer_nodes", "_only_nodes":
+		return nil, notImplemented("the preference [%s]", preference)
+	case "_primary", "_primary_first", "_replica", "_replica_first":
+		// Elasticsearch dropped these with 7.0, OpenSearch brought them back with 2.7.
+		if d.engine.openSearch && (d.engine.major > 2 || d.engine.major == 2 && d.engine.minor >= 7) || d.engine.before(7, 0) {
+			if strings.HasPrefix(kind, "_replica") {
+				return nil, notImplemented("the preference [%s]", preference)
+			}
+			return only, nil
+		}
+	}
+	return nil, fail(400, "illegal_argument_exception", "no Preference for [%s]", preference)
 }
 
 func (t searchTarget) within(b seqRange) []*document {
@@ -665,7 +696,7 @@ func (t searchTarget) within(b seqRange) []*document {
 
 // randomScore takes the one form of function_score that is modelled off a query: a random order that a seed and the documents'
 // sequence numbers decide.
-func randomScore(query map[string]any) (inner map[string]any, order func(hit) uint64, failed *apiError) {
+func randomScore(query map[string]any) (inner map[string]any, score func(hit) float64, failed *apiError) {
 	spec, ok := query["function_score"].(map[string]any)
 	if !ok {
 		return query, nil, nil
@@ -681,14 +712,14 @@ func randomScore(query map[string]any) (inner map[string]any, order func(hit) ui
 		}
 	}
 	inner, _ = spec["query"].(map[string]any)
-	return inner, func(h hit) uint64 {
+	return inner, func(h hit) float64 {
 		var b [24]byte
 		binary.LittleEndian.PutUint64(b[:], uint64(seed))
 		binary.LittleEndian.PutUint64(b[8:], uint64(h.shard))
 		binary.LittleEndian.PutUint64(b[16:], uint64(h.doc.seqNo))
 		f := fnv.New64a()
 		f.Write(b[:])
-		return f.Sum64()
+		return float64(f.Sum64()>>11) / (1 << 53)
 	}, nil
 }
 
@@ -773,7 +804,8 @@ func handleSearch(r *request) (int, any, *apiError) {
 	}
 	scrolling := r.query.Get("scroll")
 	if scrolling != "" && (from > 0 || after != nil) {
-		return 0, nil, fail(400, "action_request_validation_exception", "Validation Failed: 1: using [from] or [search_after] is not allowed in a scroll context;")
+		return 0, nil, fail(400, "action_request_validation_exception",
+			"Validation Failed: 1: using [from] or [search_after] is not allowed in a scroll context;")
 	}
 	targets, list, total, successful, err := r.searchTargets()
 	if err != nil {
@@ -785,8 +817,10 @@ func handleSearch(r *request) (int, any, *apiError) {
 			window = n
 		}
 		if scrolling == "" && from+size > window || scrolling != "" && size > window {
-			return 0, nil, searchFailure(400, fail(400, "illegal_argument_exception", "Result window is too large, from + size must be less than or equal to: [%d] but was [%d]. See the scroll api for a more "+
-				"efficient way to request large data sets. This limit can be set by changing the [index.max_result_window] index level setting.", window, from+size), ix.name, d.nodes[0].id)
+			return 0, nil, searchFailure(400, fail(400, "illegal_argument_exception",
+				"Result window is too large, from + size must be less than or equal to: [%d] but was [%d]. See the scroll api for a more "+
+					"efficient way to request large data sets. This limit can be set by changing the [index.max_result_window] index level setting.",
+				window, from+size), ix.name, d.nodes[0].id)
 		}
 	}
 	query, _ := body["query"].(map[string]any)
@@ -819,6 +853,9 @@ func handleSearch(r *request) (int, any, *apiError) {
 				continue
 			}
 			h := hit{doc: doc, index: t.index, shard: t.shard.number}
+			if shuffle != nil {
+				h.score = shuffle(h)
+			}
 			for _, k := range keys {
 				h.sort = append(h.sort, sortValue(t.index, doc, position, k.field))
 			}
@@ -833,7 +870,7 @@ func handleSearch(r *request) (int, any, *apiError) {
 		slices.SortStableFunc(hits, func(a, b hit) int { return compareHits(keys, a.sort, b.sort) })
 	}
 	if shuffle != nil && len(keys) == 0 {
-		slices.SortStableFunc(hits, func(a, b hit) int { return cmp.Compare(shuffle(a), shuffle(b)) })
+		slices.SortStableFunc(hits, func(a, b hit) int { return cmp.Compare(b.score, a.score) })
 	}
 	answer := map[string]any{"timed_out": false, "_shards": map[string]any{"total": total, "successful": successful, "skipped": 0, "failed": 0}}
 	if scrolling != "" {
@@ -851,6 +888,7 @@ func handleSearch(r *request) (int, any, *apiError) {
 		answer["took"] = d.clock.Now().Sub(begin).Milliseconds()
 		return ok(answer)
 	}
+	best := slices.Clone(hits[:min(1, len(hits))])
 	hits = hits[min(from, len(hits)):]
 	hits = hits[:min(size, len(hits))]
 	rendered := make([]any, len(hits))
@@ -859,7 +897,7 @@ func handleSearch(r *request) (int, any, *apiError) {
 	}
 	result := map[string]any{"max_score": nil, "hits": rendered}
 	if options.score && len(hits) > 0 {
-		result["max_score"] = json.Number("1.0")
+		result["max_score"] = best[0].scored()
 	}
 	track := body["track_total_hits"]
 	if track == nil && r.query.Has("track_total_hits") {
@@ -873,7 +911,7 @@ func handleSearch(r *request) (int, any, *apiError) {
 		out := map[string]any{}
 		for _, name := range sortedKeys(aggs) {
 			spec, _ := aggs[name].(map[string]any)
-			v, err := aggregate(spec, matched)
+			v, err := aggregate(name, spec, matched)
 			if err != nil {
 				return 0, nil, err
 			}
@@ -1030,7 +1068,7 @@ func double(v float64) json.Number {
 	return json.Number(strconv.FormatFloat(v, 'g', -1, 64))
 }
 
-func aggregate(spec map[string]any, docs map[*index][]*document) (map[string]any, *apiError) {
+func aggregate(name string, spec map[string]any, docs map[*index][]*document) (map[string]any, *apiError) {
 	if spec["aggs"] != nil || spec["aggregations"] != nil {
 		return nil, notImplemented("aggregations inside aggregations")
 	}
@@ -1048,13 +1086,18 @@ func aggregate(spec map[string]any, docs map[*index][]*document) (map[string]any
 					values = append(values, float64(doc.seqNo))
 				}
 			case "_version":
-				return nil, searchFailure(400, fail(400, "illegal_argument_exception", "Fielddata is not supported on field [_version] of type [_version]"), ix.name, "")
+				return nil, searchFailure(400, fail(400, "illegal_argument_exception",
+					"Fielddata is not supported on field [_version] of type [_version]"), ix.name, "")
 			case "_primary_term":
 			default:
 				fieldKind := ix.fields[field]
 				switch fieldKind {
 				case "", "long", "integer", "short", "byte", "double", "float", "half_float", "date":
 				default:
+					if kind == "range" && fieldKind == "keyword" {
+						return nil, searchFailure(400, fail(400, "illegal_argument_exception",
+							"Field [%s] of type [keyword] is not supported for aggregation [range]", field), ix.name, "")
+					}
 					return nil, notImplemented("aggregations on field [%s] of type [%s]", field, fieldKind)
 				}
 				for _, doc := range list {
@@ -1099,14 +1142,20 @@ func aggregate(spec map[string]any, docs map[*index][]*document) (map[string]any
 			if len(values) == 0 {
 				return map[string]any{"count": 0, "min": nil, "max": nil, "avg": nil, "sum": double(0)}, nil
 			}
-			return map[string]any{"count": len(values), "min": double(low), "max": double(high), "avg": double(sum / float64(len(values))), "sum": double(sum)}, nil
+			return map[string]any{"count": len(values), "min": double(low), "max": double(high), "avg": double(sum / float64(len(values))),
+				"sum": double(sum)}, nil
 		case "histogram":
 			return histogram(body, values)
+		case "range":
+			return rangeBuckets(name, body, values)
 		}
 		return nil, notImplemented("the aggregation [%s]", kind)
 	}
 	return nil, nil
 }
+
+// maxBuckets is the default of search.max_buckets from Elasticsearch 7.9 on.
+const maxBuckets = 65535
 
 func histogram(body map[string]any, values []float64) (map[string]any, *apiError) {
 	interval, _ := strconv.ParseFloat(textOfOr(body["interval"], ""), 64)
@@ -1132,17 +1181,17 @@ func histogram(body map[string]any, values []float64) (map[string]any, *apiError
 	counts := map[float64]int{}
 	first, last := math.Inf(1), math.Inf(-1)
 	for _, v := range values {
-		if v < low || v > high {
+		key := math.Floor((v-offset)/interval)*interval + offset
+		if key < low || key > high { // the engines hold the buckets' keys to the bounds, not the values
 			continue
 		}
-		key := math.Floor((v-offset)/interval)*interval + offset
 		counts[key]++
 		first, last = min(first, key), max(last, key)
 	}
 	buckets := []any{}
-	if len(counts) > 0 && minimum == 0 && (last-first)/interval > 65535 {
-		return nil, searchFailure(503, fail(503, "too_many_buckets_exception", "Trying to create too many buckets. Must be less than or equal to: [65535] but was [65536]. "+
-			"This limit can be set by changing the [search.max_buckets] cluster level setting."), "", "")
+	if minimum == 0 && len(counts) > 0 && (last-first)/interval >= maxBuckets || len(counts) > maxBuckets {
+		return nil, searchFailure(503, fail(503, "too_many_buckets_exception", "Trying to create too many buckets. Must be less than or equal to: "+
+			"[%d] but was [%d]. This limit can be set by changing the [search.max_buckets] cluster level setting.", maxBuckets, maxBuckets+1), "", "")
 	}
 	if minimum == 0 {
 		for key := first; key <= last; key += interval {
@@ -1161,4 +1210,99 @@ func histogram(body map[string]any, values []float64) (map[string]any, *apiError
 		}
 	}
 	return map[string]any{"buckets": buckets}, nil
+}
+
+// rangeBuckets counts values from the lower bound on, up to but without the upper one. Buckets come in the order of their bounds.
+func rangeBuckets(name string, body map[string]any, values []float64) (map[string]any, *apiError) {
+	for _, k := range sortedKeys(body) {
+		if k != "field" && k != "ranges" && k != "keyed" {
+			return nil, notImplemented("the option [%s] of the range aggregation", k)
+		}
+	}
+	list, _ := body["ranges"].([]any)
+	if len(list) == 0 {
+		return nil, searchFailure(400, fail(400, "illegal_argument_exception", "No [ranges] specified for the [%s] aggregation", name), "", "")
+	}
+	type bucket struct {
+		key      string
+		from, to float64
+	}
+	buckets := make([]bucket, len(list))
+	for i, e := range list {
+		spec, _ := e.(map[string]any)
+		b := bucket{from: math.Inf(-1), to: math.Inf(1)}
+		for _, k := range sortedKeys(spec) {
+			text := textOf(spec[k])
+			var err error
+			switch {
+			case spec[k] == nil:
+			case k == "key":
+				b.key = text
+			case k == "from":
+				b.from, err = strconv.ParseFloat(text, 64)
+			case k == "to":
+				b.to, err = strconv.ParseFloat(text, 64)
+			default:
+				return nil, fail(400, "x_content_parse_exception", "[1:1] [range] failed to parse field [ranges]").
+					causedBy("x_content_parse_exception", "[1:1] [range] unknown field [%s]", k)
+			}
+			if err != nil {
+				return nil, searchFailure(400, fail(400, "number_format_exception", "For input string: %q", text), "", "")
+			}
+		}
+		bound := func(v float64) string {
+			if math.IsInf(v, 0) {
+				return "*"
+			}
+			return javaDouble(v)
+		}
+		b.key = cmp.Or(b.key, bound(b.from)+"-"+bound(b.to))
+		buckets[i] = b
+	}
+	slices.SortStableFunc(buckets, func(a, b bucket) int { return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to)) })
+	sorted := slices.Sorted(slices.Values(values))
+	below := func(v float64) int { n, _ := slices.BinarySearch(sorted, v); return n }
+	rendered := make([]any, len(buckets))
+	byKey := map[string]any{}
+	for i, b := range buckets {
+		m := map[string]any{"doc_count": max(0, below(b.to)-below(b.from))}
+		if !math.IsInf(b.from, 0) {
+			m["from"] = json.Number(javaDouble(b.from))
+		}
+		if !math.IsInf(b.to, 0) {
+			m["to"] = json.Number(javaDouble(b.to))
+		}
+		byKey[b.key] = m
+		if body["keyed"] != true {
+			m["key"] = b.key
+		}
+		rendered[i] = m
+	}
+	if body["keyed"] == true {
+		return map[string]any{"buckets": byKey}, nil
+	}
+	return map[string]any{"buckets": rendered}, nil
+}
+
+// javaDouble writes a number as Java does: 10.0, and 9.223372036854776E18 from ten million on.
+func javaDouble(v float64) string {
+	if v == 0 || math.Abs(v) >= 1e-3 && math.Abs(v) < 1e7 {
+		text := strconv.FormatFloat(v, 'f', -1, 64)
+		if !strings.Contains(text, ".") {
+			text += ".0"
+		}
+		return text
+	}
+	digits, exponent, _ := strings.Cut(strconv.FormatFloat(v, 'E', -1, 64), "E")
+	if !strings.Contains(digits, ".") {
+		digits += ".0"
+	}
+	n, _ := strconv.Atoi(exponent)
+	return digits + "E" + strconv.Itoa(n)
+}
+
+// javaFloat likewise writes a score, which has single precision.
+func javaFloat(v float64) string {
+	short, _ := strconv.ParseFloat(strconv.FormatFloat(v, 'g', -1, 32), 64)
+	return javaDouble(short)
 }

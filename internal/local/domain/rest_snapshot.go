@@ -66,7 +66,8 @@ func handlePutRepository(r *request) (int, any, *apiError) {
 		return 0, nil, failedRepository(name, "missing location")
 	}
 	absolute := absoluteLocation(d.cfg.RepositoryRoot, location)
-	if root := path.Clean(d.cfg.RepositoryRoot); d.cfg.RepositoryRoot == "" || absolute != root && !strings.HasPrefix(absolute, strings.TrimSuffix(root, "/")+"/") {
+	if root := path.Clean(d.cfg.RepositoryRoot); d.cfg.RepositoryRoot == "" || absolute != root && !strings.HasPrefix(absolute,
+		strings.TrimSuffix(root, "/")+"/") {
 		return 0, nil, failedRepository(name, "location ["+location+"] doesn't match any of the locations specified by path.repo")
 	}
 	if old := d.repositories[name]; old != nil && d.repositoryInUse(old) {
@@ -108,7 +109,8 @@ func (d *Domain) verifyRepository(repo *repository) *apiError {
 	if d.engine.openSearch && d.engine.major >= 2 {
 		role = "cluster-manager"
 	}
-	return fail(500, "repository_verification_exception", "[%s] path  is not accessible on %s node", repo.name, role).causedBy("i_o_exception", "%v", err)
+	return fail(500, "repository_verification_exception", "[%s] path  is not accessible on %s node", repo.name,
+		role).causedBy("i_o_exception", "%v", err)
 }
 
 func handleDeleteRepository(r *request) (int, any, *apiError) {
@@ -248,7 +250,8 @@ func handleGetSnapshot(r *request) (int, any, *apiError) {
 }
 
 func handleCatSnapshots(r *request) (int, any, *apiError) {
-	_, answer, err := handleGetSnapshot(&request{domain: r.domain, args: map[string]string{"repository": r.args["repository"], "snapshot": "_all"}, query: map[string][]string{}})
+	_, answer, err := handleGetSnapshot(&request{domain: r.domain, args: map[string]string{"repository": r.args["repository"],
+		"snapshot": "_all"}, query: map[string][]string{}})
 	if err != nil {
 		return 0, nil, err
 	}
@@ -257,9 +260,12 @@ func handleCatSnapshots(r *request) (int, any, *apiError) {
 		m := s.(map[string]any)
 		shards := m["shards"].(map[string]any)
 		start, end := m["start_time_in_millis"].(int64), m["end_time_in_millis"].(int64)
-		rows = append(rows, row{{"id", m["snapshot"]}, {"status", m["state"]}, {"start_epoch", strconv.FormatInt(start/1000, 10)}, {"start_time", time.UnixMilli(start).UTC().Format("15:04:05")},
-			{"end_epoch", strconv.FormatInt(end/1000, 10)}, {"end_time", time.UnixMilli(end).UTC().Format("15:04:05")}, {"duration", (time.Duration(max(0, end-start)) * time.Millisecond).String()},
-			{"indices", strconv.Itoa(len(m["indices"].([]string)))}, {"successful_shards", textOf(shards["successful"])}, {"failed_shards", textOf(shards["failed"])}, {"total_shards", textOf(shards["total"])}})
+		rows = append(rows, row{{"id", m["snapshot"]}, {"status", m["state"]}, {"start_epoch", strconv.FormatInt(start/1000, 10)},
+			{"start_time", time.UnixMilli(start).UTC().Format("15:04:05")},
+			{"end_epoch", strconv.FormatInt(end/1000, 10)}, {"end_time", time.UnixMilli(end).UTC().Format("15:04:05")},
+			{"duration", (time.Duration(max(0, end-start)) * time.Millisecond).String()},
+			{"indices", strconv.Itoa(len(m["indices"].([]string)))}, {"successful_shards", textOf(shards["successful"])},
+			{"failed_shards", textOf(shards["failed"])}, {"total_shards", textOf(shards["total"])}})
 	}
 	return r.table(rows)
 }
@@ -270,7 +276,8 @@ func handlePutSnapshot(r *request) (int, any, *apiError) {
 	if err != nil {
 		return 0, nil, err
 	}
-	req := snapshotRequest{indices: joined(body["indices"]), ignore: body["ignore_unavailable"] == true, globalState: body["include_global_state"] != false, partial: body["partial"] == true}
+	req := snapshotRequest{indices: joined(body["indices"]), ignore: body["ignore_unavailable"] == true,
+		globalState: body["include_global_state"] != false, partial: body["partial"] == true}
 	req.metadata, _ = body["metadata"].(map[string]any)
 	d := r.domain
 	type outcome struct {
@@ -443,7 +450,8 @@ func (d *Domain) runningStatus(run *runningSnapshot) map[string]any {
 		s := shardStatus{index: rs.index, number: rs.shard.number, stage: rs.stage, reason: rs.reason}
 		if rs.stage == "STARTED" || rs.stage == "DONE" {
 			s.node = rs.shard.node.id
-			s.stats = fileStats{incrementalFiles: rs.list.IncrementalFiles, incremental: rs.list.IncrementalBytes, totalFiles: len(rs.list.Files), total: rs.total,
+			s.stats = fileStats{incrementalFiles: rs.list.IncrementalFiles, incremental: rs.list.IncrementalBytes, totalFiles: len(rs.list.Files),
+				total:          rs.total,
 				processedFiles: rs.processed, processed: rs.processedSize, start: rs.start.UnixMilli()}
 		}
 		shards = append(shards, s)
@@ -520,9 +528,11 @@ func (d *Domain) finishedStatus(repo *repository, data repositoryData, s reposit
 			}
 			var list shardSnapshot
 			if e := repo.readJSON(repo.shardFolder(ri.ID, shard)+"snap-"+s.UUID+".dat", &list); e != nil {
-				return nil, fail(500, "snapshot_exception", "[%s:%s/%s] failed to read shard snapshot file for [%s][%d]", repo.name, s.Name, s.UUID, name, shard).causedBy("no_such_file_exception", "%v", e)
+				return nil, fail(500, "snapshot_exception", "[%s:%s/%s] failed to read shard snapshot file for [%s][%d]", repo.name, s.Name, s.UUID,
+					name, shard).causedBy("no_such_file_exception", "%v", e)
 			}
-			st.stats = fileStats{incrementalFiles: list.IncrementalFiles, incremental: list.IncrementalBytes, totalFiles: len(list.Files), start: list.StartTime, took: list.Time}
+			st.stats = fileStats{incrementalFiles: list.IncrementalFiles, incremental: list.IncrementalBytes, totalFiles: len(list.Files),
+				start: list.StartTime, took: list.Time}
 			for _, f := range list.Files {
 				st.stats.total += f.Length
 			}
@@ -536,7 +546,8 @@ func (d *Domain) finishedStatus(repo *repository, data repositoryData, s reposit
 	return renderStatus(repo.name, info, state, shards, info.End), nil
 }
 
-var restoreFields = []string{"indices", "ignore_unavailable", "include_global_state", "include_aliases", "partial", "rename_pattern", "rename_replacement",
+var restoreFields = []string{"indices", "ignore_unavailable", "include_global_state", "include_aliases", "partial", "rename_pattern",
+	"rename_replacement",
 	"index_settings", "ignore_index_settings", "expand_wildcards", "allow_no_indices"}
 
 func handleRestore(r *request) (int, any, *apiError) {
@@ -556,7 +567,8 @@ func handleRestore(r *request) (int, any, *apiError) {
 	if body["include_global_state"] == true {
 		return 0, nil, notImplemented("restoring the global state")
 	}
-	req := restoreRequest{indices: joined(body["indices"]), ignore: body["ignore_unavailable"] == true, partial: body["partial"] == true, aliases: body["include_aliases"] != false,
+	req := restoreRequest{indices: joined(body["indices"]), ignore: body["ignore_unavailable"] == true, partial: body["partial"] == true,
+		aliases: body["include_aliases"] != false,
 		pattern: textOfOr(body["rename_pattern"], ""), replacement: textOfOr(body["rename_replacement"], "")}
 	if s, ok := body["index_settings"].(map[string]any); ok {
 		req.settings = indexSettings(s)

@@ -85,7 +85,8 @@ func (d *Domain) startRestore(r *repository, name string, req restoreRequest, do
 	}
 	if info.VersionID > d.engine.id() {
 		product := d.engine.product()
-		return nil, refuse("the snapshot was created with %s version [%s] which is higher than the version of this node [%s]", product, d.engine.misread(info.VersionID), d.engine)
+		return nil, refuse("the snapshot was created with %s version [%s] which is higher than the version of this node [%s]", product,
+			d.engine.misread(info.VersionID), d.engine)
 	}
 	type plan struct {
 		from, to string
@@ -111,7 +112,8 @@ func (d *Domain) startRestore(r *repository, name string, req restoreRequest, do
 			p.to = rename.ReplaceAllString(from, regexp.MustCompile(`\$(\d+)`).ReplaceAllString(req.replacement, "$${$1}"))
 		}
 		if other, twice := targets[p.to]; twice {
-			return nil, fail(500, "snapshot_restore_exception", "[%s:%s] indices [%s] and [%s] are renamed into the same index [%s]", r.name, name, from, other, p.to)
+			return nil, fail(500, "snapshot_restore_exception", "[%s:%s] indices [%s] and [%s] are renamed into the same index [%s]", r.name, name,
+				from, other, p.to)
 		}
 		targets[p.to] = from
 		blob := data.Identifiers[snapshot.Lookup[p.id]]
@@ -119,7 +121,8 @@ func (d *Domain) startRestore(r *repository, name string, req restoreRequest, do
 			blob = snapshot.UUID
 		}
 		if e := r.readJSON("indices/"+p.id+"/meta-"+blob+".dat", &p.meta); errors.Is(e, fs.ErrNotExist) {
-			return nil, fail(404, "snapshot_missing_exception", "[%s:%s/%s] is missing", r.name, name, snapshot.UUID).causedBy("no_such_file_exception", "indices/%s/meta-%s.dat", p.id, blob)
+			return nil, fail(404, "snapshot_missing_exception", "[%s:%s/%s] is missing", r.name, name,
+				snapshot.UUID).causedBy("no_such_file_exception", "indices/%s/meta-%s.dat", p.id, blob)
 		} else if e != nil {
 			return nil, fail(500, "snapshot_exception", "[%s:%s/%s] failed to get snapshot index metadata: %v", r.name, name, snapshot.UUID, e)
 		}
@@ -134,7 +137,8 @@ func (d *Domain) startRestore(r *repository, name string, req restoreRequest, do
 		}
 		if created < d.engine.oldestIndex() {
 			return nil, refuse("cannot restore index [%s] because it cannot be upgraded", from).causedBy("illegal_state_exception",
-				"The index [[%s/%s]] was created with version [%s] but the minimum compatible version is [%s]", from, p.meta.Settings["index.uuid"], engineOfID(created), engineOfID(d.engine.oldestIndex()))
+				"The index [[%s/%s]] was created with version [%s] but the minimum compatible version is [%s]", from, p.meta.Settings["index.uuid"],
+				engineOfID(created), engineOfID(d.engine.oldestIndex()))
 		}
 		if p.settings, err = d.restoredSettings(p.meta.Settings, req, refuse); err != nil {
 			return nil, err
@@ -147,7 +151,8 @@ func (d *Domain) startRestore(r *repository, name string, req restoreRequest, do
 		case ix == nil:
 			for _, other := range d.indices {
 				if _, clash := other.aliases[p.to]; clash {
-					return nil, fail(400, "invalid_index_name_exception", "Invalid index name [%s], already exists as alias", p.to).with("index", p.to, "index_uuid", "_na_")
+					return nil, fail(400, "invalid_index_name_exception", "Invalid index name [%s], already exists as alias", p.to).with("index", p.to,
+						"index_uuid", "_na_")
 				}
 			}
 			newShards += len(p.meta.Terms)
@@ -156,15 +161,17 @@ func (d *Domain) startRestore(r *repository, name string, req restoreRequest, do
 			return nil, refuse("cannot restore index [%s] because an open index with same name already exists in the cluster. Either close or delete the existing index or "+
 				"restore the index under a different name by providing a rename pattern and replacement name", p.to)
 		case len(ix.shards) != len(p.meta.Terms):
-			return nil, refuse("cannot restore index [%s] with [%d] shards from a snapshot of index [%s] with [%d] shards", p.to, len(ix.shards), from, len(p.meta.Terms))
+			return nil, refuse("cannot restore index [%s] with [%d] shards from a snapshot of index [%s] with [%d] shards", p.to, len(ix.shards),
+				from, len(p.meta.Terms))
 		case req.partial && slices.ContainsFunc(info.Failures, func(f snapshotFailure) bool { return f.Index == from }):
 			return nil, refuse("cannot restore partial index [%s] because such index already exists", p.to)
 		}
 		if req.aliases {
 			for alias := range p.meta.Aliases {
 				if other := d.indices[alias]; other != nil {
-					return nil, fail(500, "illegal_state_exception", "index, alias, and data stream names need to be unique, but the following duplicates were found "+
-						"[%s (alias of [%s/%s]) conflicts with index]", alias, p.to, d.newUUID())
+					return nil, fail(500, "illegal_state_exception",
+						"index, alias, and data stream names need to be unique, but the following duplicates were found "+
+							"[%s (alias of [%s/%s]) conflicts with index]", alias, p.to, d.newUUID())
 				}
 			}
 		}
@@ -309,7 +316,8 @@ func (d *Domain) restoreShard(rs *restoringShard, indexID, from string, info sna
 	failRestore := func(cause error) {
 		now := d.clock.Now()
 		details := fmt.Sprintf("failed shard on node [%s]: failed recovery, failure RecoveryFailedException[[%s][%d]: Recovery failed on {%s}]; nested: "+
-			"IndexShardRecoveryException[failed recovery]; nested: IndexShardRestoreFailedException[restore failed]; nested: %v", s.node.id, s.index.name, s.number, s.node.name, cause)
+			"IndexShardRecoveryException[failed recovery]; nested: IndexShardRestoreFailedException[restore failed]; nested: %v", s.node.id,
+			s.index.name, s.number, s.node.name, cause)
 		s.state, s.recovery = unassigned, nil
 		s.wipe()
 		s.cause = &unassignedInfo{reason: "ALLOCATION_FAILED", at: now, details: details, failedAttempts: 1, status: "no",
@@ -326,8 +334,9 @@ func (d *Domain) restoreShard(rs *restoringShard, indexID, from string, info sna
 		return
 	}
 	now := d.clock.Now()
-	s.recovery = &recovery{kind: "SNAPSHOT", stage: "INDEX", start: now, repository: r.name, snapshot: info.Name, version: engineOfID(info.VersionID).String(),
-		index: from, uuid: rs.run.uuid, current: -1}
+	s.recovery = &recovery{kind: "SNAPSHOT", stage: "INDEX", start: now, repository: r.name, snapshot: info.Name,
+		version: engineOfID(info.VersionID).String(),
+		index:   from, uuid: rs.run.uuid, current: -1}
 	dir := r.shardFolder(indexID, s.number)
 	if slices.ContainsFunc(info.Failures, func(f snapshotFailure) bool { return f.Index == from && f.Shard == s.number }) {
 		s.wipe()
@@ -338,7 +347,8 @@ func (d *Domain) restoreShard(rs *restoringShard, indexID, from string, info sna
 	}
 	var list shardSnapshot
 	if err := r.readJSON(dir+"snap-"+info.UUID+".dat", &list); err != nil {
-		failRestore(fmt.Errorf("SnapshotException[[%s:%s/%s] failed to read shard snapshot file for [%s][%d]]; nested: NoSuchFileException[%w]", r.name, info.Name, info.UUID, from, s.number, err))
+		failRestore(fmt.Errorf("SnapshotException[[%s:%s/%s] failed to read shard snapshot file for [%s][%d]]; nested: NoSuchFileException[%w]",
+			r.name, info.Name, info.UUID, from, s.number, err))
 		return
 	}
 	local := map[string]segmentFile{}
@@ -441,7 +451,8 @@ func (d *Domain) unallocatable(ix *index) string {
 		}
 		mode, attribute, _ := strings.Cut(filter, ".")
 		matches := slices.ContainsFunc(d.nodes, func(n *node) bool {
-			return (attribute == "_name" || attribute == "_id") && slices.ContainsFunc(strings.Split(want, ","), func(w string) bool { return wildcard(w, n.name) || w == n.id })
+			return (attribute == "_name" || attribute == "_id") && slices.ContainsFunc(strings.Split(want, ","),
+				func(w string) bool { return wildcard(w, n.name) || w == n.id })
 		})
 		if (mode == "require" || mode == "include") && !matches && attribute != "_tier_preference" {
 			return k

@@ -40,7 +40,8 @@ func (seg *segment) kill(i int) {
 	}
 }
 
-// segmentFile is one file of a commit as a snapshot sees it. Content is made anew whenever it is wanted: documents are immutable, so it is always the same.
+// segmentFile is one file of a commit as a snapshot sees it. Content is made anew whenever it is wanted: documents are immutable, so it is
+// always the same.
 type segmentFile struct {
 	name     string
 	length   int64

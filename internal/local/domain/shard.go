@@ -76,8 +76,13 @@ type deletion struct {
 	at      time.Time
 }
 
-// gcDeletes is how long the version of a deleted document counts (index.gc_deletes).
-const gcDeletes = 60 * time.Second
+// gcDeletes is how long the version of a deleted document counts (index.gc_deletes). With 0 it counts until the clock has moved on.
+func (ix *index) gcDeletes() time.Duration {
+	if t, err := parseTime(ix.setting("index.gc_deletes")); err == nil && ix.setting("index.gc_deletes") != "" {
+		return t
+	}
+	return 60 * time.Second
+}
 
 // indexBuffer is the size at which buffered documents become a segment without being asked.
 const indexBuffer = 16 << 20
@@ -148,7 +153,7 @@ func (s *shard) currentVersion(now time.Time, id string) int64 {
 		return doc.version
 	}
 	if gone, ok := s.deleted[id]; ok {
-		if now.Sub(gone.at) <= gcDeletes {
+		if now.Sub(gone.at) <= s.index.gcDeletes() {
 			return gone.version
 		}
 		delete(s.deleted, id)
@@ -380,6 +385,7 @@ func (s *shard) reassigned(d *Domain) {
 
 func (s *shard) existingStoreRecovery(d *Domain) {
 	s.flush(false)
+	s.deleted = map[string]deletion{} // a started engine knows no deletions but those in its translog
 	now := d.clock.Now()
 	s.recovery = &recovery{kind: "EXISTING_STORE", stage: "DONE", start: now, stop: now}
 	for _, f := range s.commit.files {

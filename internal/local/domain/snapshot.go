@@ -423,7 +423,8 @@ func (d *Domain) finalize(run *runningSnapshot) {
 		err = d.writeSnapshot(run, data, generation)
 	}
 	if err != nil {
-		end(fail(500, "snapshot_exception", "[%s:%s/%s] failed to update snapshot in repository", r.name, info.Name, info.UUID).causedBy(err.kind, "%s", err.reason))
+		end(fail(500, "snapshot_exception", "[%s:%s/%s] failed to update snapshot in repository", r.name, info.Name,
+			info.UUID).causedBy(err.kind, "%s", err.reason))
 		return
 	}
 	end(nil)
@@ -435,7 +436,8 @@ func (d *Domain) writeSnapshot(run *runningSnapshot, data repositoryData, genera
 	if err := r.writeJSON("meta-"+info.UUID+".dat", map[string]any{"persistent_settings": d.persistent}); err != nil {
 		return failed(err)
 	}
-	entry := repositorySnapshot{Name: info.Name, UUID: info.UUID, State: snapshotStateNumber(info.State), Version: d.engine.String(), Lookup: map[string]string{}}
+	entry := repositorySnapshot{Name: info.Name, UUID: info.UUID, State: snapshotStateNumber(info.State), Version: d.engine.String(),
+		Lookup: map[string]string{}}
 	for _, name := range info.Indices {
 		id, identifier := run.indexIDs[name], run.identifier[name]
 		blob := data.Identifiers[identifier]
@@ -547,7 +549,8 @@ func (d *Domain) deleteSnapshot(r *repository, name string) *apiError {
 	}
 	for _, restore := range d.restores {
 		if restore.repository == r && restore.snapshot.UUID == gone.UUID {
-			return fail(503, "concurrent_snapshot_execution_exception", "[%s:%s/%s] cannot delete snapshot during a restore in progress in [RestoreInProgress[{%s}{%s:%s/%s}]]",
+			return fail(503, "concurrent_snapshot_execution_exception",
+				"[%s:%s/%s] cannot delete snapshot during a restore in progress in [RestoreInProgress[{%s}{%s:%s/%s}]]",
 				r.name, name, gone.UUID, restore.uuid, r.name, name, gone.UUID)
 		}
 	}
