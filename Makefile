@@ -27,10 +27,11 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: rehearsal
-rehearsal: build ## a whole migration on this machine; ENGINE= SOURCE= DESTINATION= WINDOW= FAULTS= SEED= DATA=
+rehearsal: build ## a whole migration on this machine; ENGINE= SOURCE= DESTINATION= WINDOW= LASTMILE= FAULTS= SEED= DATA=
 	go run ./cmd/domainferry rehearse $(strip \
 		$(if $(ENGINE),-engine='$(ENGINE)') $(if $(SOURCE),-source='$(SOURCE)') $(if $(DESTINATION),-destination='$(DESTINATION)') \
-		$(if $(WINDOW),-window='$(WINDOW)') $(if $(FAULTS),-faults='$(FAULTS)') $(if $(SEED),-seed='$(SEED)') $(if $(DATA),-data='$(DATA)'))
+		$(if $(WINDOW),-window='$(WINDOW)') $(if $(LASTMILE),-last-mile='$(LASTMILE)') $(if $(FAULTS),-faults='$(FAULTS)') \
+		$(if $(SEED),-seed='$(SEED)') $(if $(DATA),-data='$(DATA)'))
 
 .PHONY: local
 local: build ## both domains, S3 and the Step Functions API on this machine, until Ctrl-C; ENGINE= SOURCE= DESTINATION= WINDOW= FAULTS= SEED=

@@ -226,7 +226,7 @@ type aslState struct {
 // TestReadmePicturesTheMachines compares the arrows of both pictures with the definitions. Choice states are left out of the
 // pictures: an arrow stands for each of their branches.
 func TestReadmePicturesTheMachines(t *testing.T) {
-	for name, definition := range map[string]string{"migration-machine": statemachine.Migration, "round-machine": statemachine.Round} {
+	for name, definition := range map[string]string{"migration-machine": statemachine.Migration, "round-machine": statemachine.Round, "replay-machine": statemachine.Replay} {
 		var m struct {
 			StartAt string
 			States  map[string]aslState

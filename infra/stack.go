@@ -45,17 +45,22 @@ func newStack(scope constructs.Construct, c Config, dist string) awscdk.Stack {
 	}
 
 	round := newMachine(stack, c, names.RoundMachine, statemachine.Round, functions, nil)
-	migration := newMachine(stack, c, names.MigrationMachine, statemachine.Migration, functions, round)
+	replay := newMachine(stack, c, names.ReplayMachine, statemachine.Replay, functions, nil)
+	migration := newMachine(stack, c, names.MigrationMachine, statemachine.Migration, functions, map[string]child{
+		names.RoundMachinePlaceholder:  {names.RoundMachine, round},
+		names.ReplayMachinePlaceholder: {names.ReplayMachine, replay},
+	})
 
 	newThawRule(stack, c, migration, functions["thaw"], unheard)
 	newSchedules(stack, c, map[string]awsstepfunctions.StateMachine{names.MigrationMachine: migration, names.RoundMachine: round}, unheard)
-	newAlarms(stack, c, migration, round, unheard)
+	newAlarms(stack, c, migration, round, replay, unheard)
 
 	output := func(id, value, description string) {
 		awscdk.NewCfnOutput(stack, jsii.String(id), &awscdk.CfnOutputProps{Value: jsii.String(value), Description: jsii.String(description)})
 	}
 	output("StateMachineArn", *migration.StateMachineArn(), "Starts migrations")
 	output("RoundStateMachineArn", *round.StateMachineArn(), "Runs one round; schedule it to keep a destination warm")
+	output("ReplayStateMachineArn", *replay.StateMachineArn(), "Runs one pass of the replay; migrations start it where rounds do not shrink")
 	output("CallerRoleArn", *roles[caller].RoleArn(), "Map this role in both domains")
 	output("RegisterRoleArn", *roles[register].RoleArn(), "Map this role in both domains too (manage_snapshots is enough); it alone may pass the snapshot role")
 	output("JournalBucket", *journal.BucketName(), "Plans, rounds and reports")
@@ -137,13 +142,24 @@ func newFunction(stack awscdk.Stack, c Config, f names.Function, role awsiam.Rol
 	return function
 }
 
-var placeholderPattern = regexp.MustCompile(`\$\{([A-Za-z]+)\}`)
+var (
+	placeholderPattern = regexp.MustCompile(`\$\{([A-Za-z]+)\}`)
+	// labelPattern finds the Distributed Maps: their children's executions are named <machine>/<label>:<id>.
+	labelPattern = regexp.MustCompile(`"Label": "([A-Za-z]+)"`)
+)
 
-// newMachine makes a state machine of a definition: its role may do what the definition's placeholders name, and no more. No
-// rights are derived by the CDK from a definition given as a text. round is nil for the round machine itself.
+// child is a state machine that another one starts by startExecution.sync:2.
+type child struct {
+	name    string // of the definition
+	machine awsstepfunctions.StateMachine
+}
+
+// newMachine makes a state machine of a definition: its role may do what the definition's placeholders and map labels name, and no
+// more. No rights are derived by the CDK from a definition given as a text. children are the machines that it may start, by
+// placeholder.
 func newMachine(stack awscdk.Stack, c Config, name, definition string, functions map[string]awslambda.Function,
-	round awsstepfunctions.StateMachine) awsstepfunctions.StateMachine {
-	id := map[string]string{names.MigrationMachine: "Migration", names.RoundMachine: "Round"}[name]
+	children map[string]child) awsstepfunctions.StateMachine {
+	id := map[string]string{names.MigrationMachine: "Migration", names.RoundMachine: "Round", names.ReplayMachine: "Replay"}[name]
 	fullName := resourceName(c, name)
 	role := awsiam.NewRole(stack, jsii.String(id+"Role"), &awsiam.RoleProps{
 		Description: jsii.String("Domain Ferry: state machine " + name),
@@ -151,7 +167,13 @@ func newMachine(stack awscdk.Stack, c Config, name, definition string, functions
 	})
 
 	substitutions := map[string]*string{}
-	var invoked []string
+	var invoked, started, startedExecutions []string
+	arn := func(resource, rest string) string {
+		return *stack.FormatArn(&awscdk.ArnComponents{
+			Service: jsii.String("states"), Resource: jsii.String(resource), ResourceName: jsii.String(rest),
+			ArnFormat: awscdk.ArnFormat_COLON_RESOURCE_NAME,
+		})
+	}
 	arns := map[string]*string{}
 	for _, f := range names.Functions() {
 		arns[f.Placeholder()] = functions[f.Name].FunctionArn()
@@ -161,36 +183,34 @@ func newMachine(stack awscdk.Stack, c Config, name, definition string, functions
 		if _, done := substitutions[placeholder]; done {
 			continue
 		}
-		if arn, ok := arns[placeholder]; ok {
-			substitutions[placeholder] = arn
-			invoked = append(invoked, *arn)
-		} else if placeholder == names.RoundMachinePlaceholder && round != nil {
-			substitutions[placeholder] = round.StateMachineArn()
+		if function, ok := arns[placeholder]; ok {
+			substitutions[placeholder] = function
+			invoked = append(invoked, *function)
+		} else if m, ok := children[placeholder]; ok {
+			substitutions[placeholder] = m.machine.StateMachineArn()
+			started = append(started, *m.machine.StateMachineArn())
+			startedExecutions = append(startedExecutions, arn("execution", resourceName(c, m.name)+":*"))
 		}
 	}
 	allow(role, "Invoke", []string{"lambda:InvokeFunction"}, invoked...)
-
-	arn := func(resource, rest string) string {
-		return *stack.FormatArn(&awscdk.ArnComponents{
-			Service: jsii.String("states"), Resource: jsii.String(resource), ResourceName: jsii.String(rest),
-			ArnFormat: awscdk.ArnFormat_COLON_RESOURCE_NAME,
-		})
-	}
-	if round != nil {
+	watch := []string{"states:DescribeExecution", "states:RedriveExecution", "states:StopExecution"}
+	if len(started) > 0 {
 		// startExecution.sync:2 starts, watches by a rule that the service manages, and stops the child with its parent.
-		roundName := resourceName(c, names.RoundMachine)
-		allow(role, "StartRound", []string{"states:StartExecution"}, *round.StateMachineArn())
-		allow(role, "WatchRound", []string{"states:DescribeExecution", "states:RedriveExecution", "states:StopExecution"},
-			arn("execution", roundName+":*"))
+		allow(role, "StartChildren", []string{"states:StartExecution"}, started...)
+		allow(role, "WatchChildren", watch, startedExecutions...)
 		allow(role, "ManagedRule", []string{"events:DescribeRule", "events:PutRule", "events:PutTargets"},
 			*stack.FormatArn(&awscdk.ArnComponents{Service: jsii.String("events"), Resource: jsii.String("rule"),
 				ResourceName: jsii.String("StepFunctionsGetEventsForStepFunctionsExecutionRule")}))
-	} else {
-		// A Distributed Map starts children of the machine itself; their executions are named <machine>/<label>:<id>. The ARNs are
-		// put together from the name, because the machine depends on this very policy.
+	}
+	if labels := labelPattern.FindAllStringSubmatch(definition, -1); len(labels) > 0 {
+		// A Distributed Map starts children of the machine itself. The ARNs are put together from the name, because the machine
+		// depends on this very policy.
+		executions := []string{arn("execution", fullName+":*")}
+		for _, m := range labels {
+			executions = append(executions, arn("execution", fullName+"/"+m[1]+":*"))
+		}
 		allow(role, "StartMapRun", []string{"states:StartExecution"}, arn("stateMachine", fullName))
-		allow(role, "WatchMapRun", []string{"states:DescribeExecution", "states:RedriveExecution", "states:StopExecution"},
-			arn("execution", fullName+":*"), arn("execution", fullName+"/Copy:*"))
+		allow(role, "WatchMapRun", watch, executions...)
 	}
 
 	return awsstepfunctions.NewStateMachine(stack, jsii.String(id+"Machine"), &awsstepfunctions.StateMachineProps{
@@ -255,7 +275,7 @@ func newSchedules(stack awscdk.Stack, c Config, machines map[string]awsstepfunct
 	}
 }
 
-func newAlarms(stack awscdk.Stack, c Config, migration, round awsstepfunctions.StateMachine, unheard awssqs.Queue) {
+func newAlarms(stack awscdk.Stack, c Config, migration, round, replay awsstepfunctions.StateMachine, unheard awssqs.Queue) {
 	perMinute := &awscloudwatch.MetricOptions{Period: awscdk.Duration_Minutes(jsii.Number(1)), Statistic: jsii.String("Sum")}
 	var topic awssns.ITopic
 	if c.AlarmTopicARN != "" {
@@ -269,6 +289,8 @@ func newAlarms(stack awscdk.Stack, c Config, migration, round awsstepfunctions.S
 		{"MigrationTimedOut", "A migration timed out", migration.MetricTimedOut(perMinute)},
 		{"RoundFailed", "A round failed; started by a schedule it leaves the destination stale", round.MetricFailed(perMinute)},
 		{"RoundTimedOut", "A round timed out", round.MetricTimedOut(perMinute)},
+		{"ReplayFailed", "A pass of the replay failed, and its migration with it; its error names the cause", replay.MetricFailed(perMinute)},
+		{"ReplayTimedOut", "A pass of the replay timed out", replay.MetricTimedOut(perMinute)},
 		{"EventsUnheard", "A thaw or a scheduled start never took effect: see the queue, and call thaw by hand if writes are blocked",
 			unheard.MetricApproximateNumberOfMessagesVisible(&awscloudwatch.MetricOptions{
 				Period: awscdk.Duration_Minutes(jsii.Number(1)), Statistic: jsii.String("Maximum")})},

@@ -73,14 +73,33 @@ func TestBudgetOfTheMostRounds(t *testing.T) {
 		}
 		return 0
 	}
+	w.strategy = func(int) (bool, bool) { return true, true } // a pass beside each round
 	_, d := w.run(names.MigrationMachine, input(`"rounds":{"minimum":500,"maximum":500,"pause":"30m"}`))
 	w.checkBudget(d, began)
-	if len(w.rounds) != 501 || !w.rounds[500].Final || w.elapsed() < 250*time.Hour {
-		t.Errorf("%d rounds in %s", len(w.rounds), w.elapsed())
+	if len(w.rounds) != 501 || !w.rounds[500].Final || len(w.passes) != 501 || !w.passes[500].Final || w.elapsed() < 250*time.Hour {
+		t.Errorf("%d rounds and %d passes in %s", len(w.rounds), len(w.passes), w.elapsed())
 	}
 	for _, more := range []string{`"rounds":{"maximum":501}`, `"rounds":{"minimum":501}`} {
 		if x, d := newWorld(t).run(names.MigrationMachine, input(more)); d.Error != string(fault.InvalidInput) {
 			t.Errorf("%s is accepted, so this is not the largest input: %v", more, x.Status())
+		}
+	}
+}
+
+// A pass has at most 200 slices (replay.PlanOptions.MaxSlices); 200 calls of a slice are two days. A slice is an execution of its own,
+// so that many slices and many calls need not meet in one pass to show the longest history of either machine.
+func TestBudgetOfTheLongestPass(t *testing.T) {
+	for _, script := range []passScript{{slices: 200, calls: 2, deletes: 500}, {slices: 9, calls: 200, deletes: 500}} {
+		began := time.Now()
+		w := newWorld(t)
+		w.disturb = sprinkled
+		w.pass = func(int) passScript { return script }
+		w.call = 890 * time.Second
+		_, d := w.run(names.ReplayMachine, `{"migration":"orders","final":false,"execution":"arn:x"}`)
+		w.checkBudget(d, began)
+		if got := w.passes[0]; got.Documents != int64(10*script.slices*script.calls) || w.asked[1] != 500 || w.largest()[names.ReplayMachine] < 500*6 ||
+			w.largest()[names.ReplayMachine+"/Replay"] < script.calls*6 {
+			t.Errorf("that was not the longest pass: %+v, %v", got, w.calls)
 		}
 	}
 }

@@ -17,9 +17,10 @@ import (
 var definitions = map[string]string{
 	names.MigrationMachine: statemachine.Migration,
 	names.RoundMachine:     statemachine.Round,
+	names.ReplayMachine:    statemachine.Replay,
 }
 
-// machine is the part of the language that the contract looks at: a whole definition or a Map's item processor.
+// machine is the part of the language that the contract looks at: a whole definition, a Map's item processor or a branch of a Parallel state.
 type machine struct {
 	StartAt         string
 	States          map[string]state
@@ -39,8 +40,9 @@ type state struct {
 	Catch          []catcher
 	Choices        []rule
 	ItemProcessor  *machine
+	Branches       []machine
 
-	expressions []string // every {% %} of the state, without those of its item processor
+	expressions []string // every {% %} of the state, without those of its item processor and branches
 }
 
 type retrier struct {
@@ -72,6 +74,7 @@ func (s *state) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	delete(all, "ItemProcessor")
+	delete(all, "Branches")
 	s.expressions = expressionsIn(all)
 	return nil
 }
@@ -105,13 +108,21 @@ func parse(t *testing.T, definition string) machine {
 	return m
 }
 
-// each visits the states of m and of its item processors, in the order of their names.
+// inner are the machines inside a state.
+func (s state) inner() []machine {
+	if s.ItemProcessor != nil {
+		return append(slices.Clone(s.Branches), *s.ItemProcessor)
+	}
+	return s.Branches
+}
+
+// each visits the states of m, of its item processors and branches, in the order of their names.
 func (m machine) each(visit func(name string, s state)) {
 	for _, name := range slices.Sorted(maps.Keys(m.States)) {
 		s := m.States[name]
 		visit(name, s)
-		if s.ItemProcessor != nil {
-			s.ItemProcessor.each(func(inner string, s state) { visit(name+"/"+inner, s) })
+		for _, m := range s.inner() {
+			m.each(func(inner string, s state) { visit(name+"/"+inner, s) })
 		}
 	}
 }
@@ -125,19 +136,22 @@ func eachState(t *testing.T, visit func(t *testing.T, name string, s state)) {
 				visited++
 				visit(t, name, s)
 			})
-			if visited < 10 {
+			if visited < 9 {
 				t.Errorf("only %d states seen", visited)
 			}
 		})
 	}
 }
 
-const lambdaTask = "arn:aws:states:::lambda:invoke"
+const (
+	lambdaTask = "arn:aws:states:::lambda:invoke"
+	startChild = "arn:aws:states:::states:startExecution.sync:2"
+)
 
 var placeholder = regexp.MustCompile(`\$\{([^}]*)\}`)
 
 func TestPlaceholdersAreKnown(t *testing.T) {
-	known := map[string]bool{names.RoundMachinePlaceholder: true}
+	known := map[string]bool{names.RoundMachinePlaceholder: true, names.ReplayMachinePlaceholder: true}
 	used := map[string]bool{}
 	for _, f := range names.Functions() {
 		known[f.Placeholder()] = true
@@ -146,7 +160,7 @@ func TestPlaceholdersAreKnown(t *testing.T) {
 		for _, m := range placeholder.FindAllStringSubmatch(definition, -1) {
 			used[m[1]] = true
 			if !known[m[1]] {
-				t.Errorf("%s: ${%s} is in neither names.Functions nor names.RoundMachinePlaceholder", name, m[1])
+				t.Errorf("%s: ${%s} is no function of names.Functions and no machine", name, m[1])
 			}
 		}
 	}
@@ -282,6 +296,13 @@ func TestOnlyTheFrozenPartCatches(t *testing.T) {
 		t.Fatalf("frozen part: %v", frozen)
 	}
 	for name, s := range m.States {
+		for _, inner := range s.inner() {
+			inner.each(func(state string, s state) {
+				if len(s.Catch) > 0 {
+					t.Errorf("%s/%s catches what %s has to see", name, state, name)
+				}
+			})
+		}
 		switch {
 		case frozen[name] && s.Type == "Choice":
 			// It cannot catch; that its conditions never fail is tested with every answer of Verify.
@@ -296,14 +317,43 @@ func TestOnlyTheFrozenPartCatches(t *testing.T) {
 	}
 }
 
-// Writes do not stand still for as long as a round may last: only the final one has a time-out, and that is decided with the cut-over.
-func TestOnlyTheFinalRoundIsTimed(t *testing.T) {
-	m := parse(t, statemachine.Migration)
-	if got := m.States["FinalRound"].TimeoutSeconds; got != "{% $decision.cutoverTimeoutSeconds %}" {
-		t.Errorf("FinalRound: TimeoutSeconds %v", got)
+// Writes do not stand still for as long as a round or a pass may last: only the final ones have a time-out, and that is decided with
+// the cut-over.
+func TestOnlyTheFinalChildrenAreTimed(t *testing.T) {
+	const cutover = "{% $decision.cutoverTimeoutSeconds %}"
+	got := map[string]any{}
+	parse(t, statemachine.Migration).each(func(name string, s state) {
+		if s.Resource == startChild {
+			got[name] = s.TimeoutSeconds
+		}
+	})
+	want := map[string]any{"Warm/Round": nil, "Warm/Replay": nil, "MoveLastDelta/FinalRound": cutover, "MoveLastDelta/FinalReplay": cutover}
+	if !maps.Equal(got, want) {
+		t.Errorf("TimeoutSeconds %v, want %v: a first round may take weeks, a frozen one may not", got, want)
 	}
-	if got := m.States["Round"].TimeoutSeconds; got != nil {
-		t.Errorf("Round: TimeoutSeconds %v, but a first round may take weeks", got)
+}
+
+// A child that is not told who started it does not show as one, and one of the freeze that takes itself for a warm one would not seal
+// the copies.
+func TestChildrenKnowTheirParent(t *testing.T) {
+	const id = "{% $states.context.Execution.Id %}"
+	children := 0
+	parse(t, statemachine.Migration).each(func(name string, s state) {
+		if s.Resource != startChild {
+			return
+		}
+		children++
+		in, _ := s.Arguments["Input"].(map[string]any)
+		if in["execution"] != id || in["AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"] != id || in["final"] != strings.HasPrefix(name, "MoveLastDelta/") {
+			t.Errorf("%s starts its child with %v", name, in)
+		}
+		machine := map[bool]string{true: names.ReplayMachinePlaceholder, false: names.RoundMachinePlaceholder}[strings.HasSuffix(name, "Replay")]
+		if s.Arguments["StateMachineArn"] != "${"+machine+"}" {
+			t.Errorf("%s starts %v", name, s.Arguments["StateMachineArn"])
+		}
+	})
+	if children != 4 {
+		t.Errorf("%d states start children", children)
 	}
 }
 
@@ -336,10 +386,10 @@ func variables(expression string) []string {
 }
 
 // unassigned lists uses of variables that are not assigned on every path from the start to the use. All fields of a state see
-// the values from before the state's own Assign.
-func (m machine) unassigned() []string {
+// the values from before the state's own Assign. outer are the variables that m may read from around it.
+func (m machine) unassigned(outer map[string]bool) []string {
 	type names = map[string]bool
-	before := map[string]names{m.StartAt: {}}
+	before := map[string]names{m.StartAt: maps.Clone(outer)}
 	arrive := func(at string, have names, assigned ...map[string]any) bool {
 		if at == "" {
 			return false
@@ -385,7 +435,12 @@ func (m machine) unassigned() []string {
 		}
 		if s.ItemProcessor != nil {
 			// A distributed item processor sees none of the outer variables.
-			for _, p := range s.ItemProcessor.unassigned() {
+			for _, p := range s.ItemProcessor.unassigned(names{}) {
+				problems = append(problems, name+"/"+p)
+			}
+		}
+		for _, b := range s.Branches {
+			for _, p := range b.unassigned(before[name]) {
 				problems = append(problems, name+"/"+p)
 			}
 		}
@@ -396,7 +451,7 @@ func (m machine) unassigned() []string {
 func TestVariablesAreAssignedBeforeUse(t *testing.T) {
 	for name, definition := range definitions {
 		m := parse(t, definition)
-		for _, p := range m.unassigned() {
+		for _, p := range m.unassigned(map[string]bool{}) {
 			t.Errorf("%s: %s", name, p)
 		}
 		m.each(func(state string, s state) {
@@ -407,9 +462,11 @@ func TestVariablesAreAssignedBeforeUse(t *testing.T) {
 	}
 	bad := parse(t, `{"StartAt":"A","States":{
 		"A":{"Type":"Choice","Choices":[{"Condition":"{% true %}","Next":"B"}],"Default":"C"},
-		"B":{"Type":"Pass","Assign":{"x":1},"Next":"C"},
-		"C":{"Type":"Succeed","Output":"{% $x & $states.input.y & $string(1) %}"}}}`)
-	if got := bad.unassigned(); len(got) != 1 || !strings.Contains(got[0], "$x") {
-		t.Errorf("the check found %v in a definition where one path misses $x", got)
+		"B":{"Type":"Pass","Assign":{"x":1,"y":1},"Next":"C"},
+		"C":{"Type":"Parallel","Branches":[{"StartAt":"E","States":{"E":{"Type":"Pass","Assign":{"z":1},"Output":"{% $y %}","End":true}}}],"Next":"D"},
+		"D":{"Type":"Succeed","Output":"{% $x & $z & $states.input.y & $string(1) %}"}}}`)
+	got := strings.Join(bad.unassigned(map[string]bool{}), ", ")
+	if got != "C/E: $y is not assigned on every path to it, D: $x is not assigned on every path to it, D: $z is not assigned on every path to it" {
+		t.Errorf("the check found %q where one path misses $x and $y, and $z is a branch's own", got)
 	}
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // situations are what expressions meet: $states and the variables, as a migration runs, and with every optional field missing,
-// null, empty or of another type. Every expression of both machines is evaluated in each of them.
+// null, empty or of another type. Every expression of all machines is evaluated in each of them.
 var situations = map[string]string{
 	"migration, preflight done": `{"states":{"input":{"migration":"legacy","downtimeWindow":"10m"},
 		"context":{"Execution":{"Id":"arn:aws:states:eu-west-1:111122223333:execution:domainferry-dev-migration:run-1"}},
@@ -65,9 +65,22 @@ var situations = map[string]string{
 	"copy not published": `{"copy":{"published":false},"copied":[[{"done":true}],[{"done":true}]]}`,
 	"restore": `{"restore":{"accepted":true,"waitSeconds":0,"startedAt":"2026-11-22T10:00:00Z"},
 		"restoreStatus":{"done":true,"restore":{"recovered":10,"reused":90}},"snapshotStatus":{"snapshot":{"name":"s"}},"copy":{"copy":{"objects":1}}}`,
-	"restore waits":  `{"restore":{"accepted":false,"waitSeconds":1.5},"restoreStatus":{"done":false,"startAgain":false,"waitSeconds":20}}`,
-	"empty objects":  `{"states":{"input":{},"result":{},"context":{},"errorOutput":{}},"decision":{},"snapshot":{},"snapshotStatus":{},"copy":{},"restore":{},"restoreStatus":{},"verification":{}}`,
-	"nothing at all": `{"states":{}}`,
+	"restore waits":    `{"restore":{"accepted":false,"waitSeconds":1.5},"restoreStatus":{"done":false,"startAgain":false,"waitSeconds":20}}`,
+	"by rounds alone":  `{"states":{"result":{"Payload":{"byRounds":true,"byReplay":false}}},"decision":{"byRounds":true,"byReplay":false},"migration":"legacy"}`,
+	"by replay alone":  `{"states":{"result":{"Payload":{"byRounds":false,"byReplay":true}}},"decision":{"byRounds":false,"byReplay":true},"migration":"legacy"}`,
+	"both, of no type": `{"states":{"result":{"Payload":{"byRounds":null,"byReplay":"yes"}}},"decision":{"byRounds":null,"byReplay":"yes"}}`,
+	"pass begun":       `{"states":{"input":{"migration":"legacy","final":true,"execution":"arn:x"}},"migration":"legacy","final":true,"execution":"arn:x"}`,
+	"pass planned": `{"states":{"result":{"Payload":{"pass":3,"startedAt":"2026-11-22T10:00:00Z","operations":70000,"slices":[1,2,3],"dropped":[]}},
+		"context":{"Map":{"Item":{"Index":0,"Value":1}}},"input":{"migration":"legacy","pass":3,"slice":1,"call":1,
+		"rest":[{"index":"a","shard":0,"from":9007199254740991,"upto":9007199254740992}],"done":false}},
+		"pass":{"pass":3,"startedAt":"2026-11-22T10:00:00Z","slices":[1,2,3]},"migration":"legacy","final":false,"execution":"arn:x"}`,
+	"pass of one slice": `{"states":{"result":[{"slice":1,"done":true,"rest":null}],"input":{"slice":1,"done":true,"rest":null},"context":{"Map":{"Item":{"Value":1}}}},
+		"pass":{"pass":1,"slices":[1]},"slices":[{"slice":1,"done":true,"rest":null}],"deletes":{"done":false,"deleted":0}}`,
+	"pass of nothing": `{"states":{"result":[]},"pass":{"pass":4,"startedAt":"2026-11-22T10:00:00Z","slices":[]},"slices":[],"deletes":{"done":true,"deleted":12}}`,
+	"pass of nulls":   `{"pass":{"pass":null,"startedAt":null,"slices":null},"slices":null,"deletes":{"done":null,"deleted":null}}`,
+	"pass of no type": `{"states":{"input":{"done":"yes"}},"pass":[{"slices":[1]},{"slices":[2]}],"slices":[[]],"deletes":"done"}`,
+	"empty objects":   `{"states":{"input":{},"result":{},"context":{},"errorOutput":{}},"decision":{},"snapshot":{},"snapshotStatus":{},"copy":{},"restore":{},"restoreStatus":{},"verification":{}}`,
+	"nothing at all":  `{"states":{}}`,
 	"other types": `{"states":{"input":{"round":"2","final":0,"execution":[]},"result":{"Payload":[1,[2]]}},"mode":{"a":1},"decision":["warm","wait"],
 		"snapshot":{"accepted":"yes","waitSeconds":"5"},"copy":{"published":[],"waitSeconds":"60"},"verification":"verified","restore":{"accepted":{},"waitSeconds":null}}`,
 }

@@ -47,7 +47,7 @@ func node(t *testing.T, stdin []byte, script string, args ...string) (string, er
 }
 
 func TestValidatorsPass(t *testing.T) {
-	if out, err := node(t, nil, "validate-asl.mjs", "migration.asl.json", "round.asl.json"); err != nil {
+	if out, err := node(t, nil, "validate-asl.mjs", "migration.asl.json", "round.asl.json", "replay.asl.json"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

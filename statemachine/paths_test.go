@@ -23,6 +23,7 @@ import (
 	"github.com/domainferry/domainferry/internal/local/asl"
 	"github.com/domainferry/domainferry/internal/migration"
 	"github.com/domainferry/domainferry/internal/names"
+	"github.com/domainferry/domainferry/internal/replay"
 	"github.com/domainferry/domainferry/internal/s3copy"
 	"github.com/domainferry/domainferry/internal/step"
 )
@@ -40,7 +41,7 @@ func (s site) String() string {
 	return s.state
 }
 
-// world runs both machines on a virtual clock with steps that follow a script instead of moving data. Their events and answers
+// world runs the machines on a virtual clock with steps that follow a script instead of moving data. Their events and answers
 // pass through lambdahost and the types of internal/step, so that the definitions meet the shapes and error names of a deployment.
 type world struct {
 	t       *testing.T
@@ -59,8 +60,11 @@ type world struct {
 	poll      func(at site, call int, out step.PollStatusOutput) step.PollStatusOutput
 	publish   func(call int, out step.PublishCopyOutput) step.PublishCopyOutput
 	restore   func(call int, out step.RestoreOutput) step.RestoreOutput
-	verify    func() any               // what Verify answers
-	busy      map[string]time.Duration // for how long StartSnapshot, PublishCopy and StartRestore do not get their turn
+	verify    func() any                                   // what Verify answers
+	busy      map[string]time.Duration                     // for how long StartSnapshot, PublishCopy and StartRestore do not get their turn
+	strategy  func(decision int) (byRounds, byReplay bool) // of Preflight (0) and of each Decide; without it by rounds alone
+	pass      func(pass int) passScript                    // without it one slice, one call of each
+	call      time.Duration                                // of ReplaySlice and ReconcileDeletes
 
 	// What happened.
 	mu       sync.Mutex
@@ -68,6 +72,10 @@ type world struct {
 	entered  map[*asl.Execution][]string
 	order    []*asl.Execution // as they entered their first states
 	rounds   []migration.Round
+	passes   []migration.Pass
+	deciding int
+	asked    map[int]int         // calls of ReconcileDeletes that got through, by pass
+	reads    map[string][]string // by pass and slice: Rest of each invocation
 	cursors  map[string][]string // by a range's upper end: After of each invocation
 	spec     migration.Spec
 	planned  []step.PlanCopyOutput
@@ -76,6 +84,9 @@ type world struct {
 	frozen   bool
 }
 
+// passScript is what a pass asks for.
+type passScript struct{ slices, calls, deletes int }
+
 const (
 	thawError = string(fault.VerificationFailed)
 	thawCause = "what Thaw says\nState of writes: the source takes writes again"
@@ -83,7 +94,8 @@ const (
 
 // parsed holds the definitions with each function's name for its ARN: hundreds of worlds share them.
 var parsed = sync.OnceValues(func() (map[string]*asl.Machine, error) {
-	substitutions := map[string]string{names.RoundMachinePlaceholder: asl.New(asl.Config{}).ARN(names.RoundMachine)}
+	arn := asl.New(asl.Config{}).ARN
+	substitutions := map[string]string{names.RoundMachinePlaceholder: arn(names.RoundMachine), names.ReplayMachinePlaceholder: arn(names.ReplayMachine)}
 	for _, f := range names.Functions() {
 		substitutions[f.Placeholder()] = f.Name
 	}
@@ -105,6 +117,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { slog.SetDefault(before) })
 	w := &world{
 		t: t, started: time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC),
+		asked: map[int]int{}, reads: map[string][]string{},
 		calls: map[site]int{}, entered: map[*asl.Execution][]string{}, cursors: map[string][]string{}, since: map[string]time.Time{},
 	}
 	w.clock = asl.NewVirtualClock(w.started)
@@ -188,6 +201,14 @@ func (w *world) Invoke(ctx context.Context, function string, payload []byte) ([]
 		return serve(ctx, w, ofRound("StartRestore"), payload, w.runRestore)
 	case "record-round":
 		return serve(ctx, w, ofRound("RecordRound"), payload, w.runRecord)
+	case "plan-replay":
+		return serve(ctx, w, ofRound("PlanReplay"), payload, w.runPlanReplay)
+	case "replay":
+		return serve(ctx, w, ofRound("ReplaySlice"), payload, w.runReplaySlice)
+	case "reconcile-deletes":
+		return serve(ctx, w, ofRound("ReconcileDeletes"), payload, w.runReconcileDeletes)
+	case "record-pass":
+		return serve(ctx, w, ofRound("RecordPass"), payload, w.runRecordPass)
 	}
 	return nil, fmt.Errorf("no function %q", function)
 }
@@ -230,9 +251,20 @@ func (w *world) runPreflight(_ context.Context, in step.PreflightInput, _ int) (
 		return step.PreflightOutput{}, fault.New(fault.InvalidInput, "check the migration", "input", err)
 	}
 	w.spec = spec
+	byRounds, byReplay := w.strategies()
 	return step.PreflightOutput{
-		Migration: spec.Migration, Mode: spec.Mode, FirstRound: 1, Spec: spec, LeftOut: []migration.LeftOut{}, Warnings: []string{},
+		Migration: spec.Migration, Mode: spec.Mode, FirstRound: 1, ByRounds: byRounds, ByReplay: byReplay, Spec: spec, LeftOut: []migration.LeftOut{}, Warnings: []string{},
 	}, nil
+}
+
+// strategies answers for Preflight, and for each Decide after it.
+func (w *world) strategies() (byRounds, byReplay bool) {
+	n := w.deciding
+	w.deciding++
+	if w.strategy == nil {
+		return true, false
+	}
+	return w.strategy(n)
 }
 
 func (w *world) runDecide(_ context.Context, in step.DecideInput, _ int) (step.DecideOutput, error) {
@@ -240,8 +272,9 @@ func (w *world) runDecide(_ context.Context, in step.DecideInput, _ int) (step.D
 	if len(w.decisions) > 0 {
 		out.Decision, w.decisions = w.decisions[0], w.decisions[1:]
 	} else {
-		out.Decision = migration.Decide(w.spec, in.Execution, w.rounds)
+		out.Decision = migration.Decide(w.spec, in.Execution, 1, migration.History{Rounds: w.rounds})
 	}
+	out.ByRounds, out.ByReplay = w.strategies()
 	return out, nil
 }
 
@@ -422,6 +455,95 @@ func (w *world) runRecord(_ context.Context, in step.RecordRoundInput, _ int) (m
 	return r, nil
 }
 
+func (w *world) script(pass int) passScript {
+	if w.pass == nil {
+		return passScript{1, 1, 1}
+	}
+	return w.pass(pass)
+}
+
+func (w *world) runPlanReplay(_ context.Context, in step.ReplayInput, _ int) (step.PlanReplayOutput, error) {
+	if in.Pass != 0 || in.Migration == "" || in.Execution == "" {
+		w.t.Errorf("PlanReplay got %+v", in)
+	}
+	out := step.PlanReplayOutput{Pass: len(w.passes) + 1, StartedAt: w.clock.Now(), Slices: []int{}, Dropped: []string{}}
+	for i := range w.script(out.Pass).slices {
+		out.Slices = append(out.Slices, i+1)
+	}
+	return out, nil
+}
+
+// present checks that a step is told the pass that was planned.
+func (w *world) present(state string, in step.ReplayInput) passScript {
+	if in.Pass != len(w.passes)+1 || in.Migration != "orders" || in.Execution == "" {
+		w.t.Errorf("%s got %+v after %d passes", state, in, len(w.passes))
+	}
+	return w.script(in.Pass)
+}
+
+func (w *world) runReplaySlice(ctx context.Context, in step.ReplaySlice, _ int) (step.ReplaySlice, error) {
+	script := w.present("ReplaySlice", in.ReplayInput)
+	rest := "all"
+	for _, r := range in.Rest {
+		rest = fmt.Sprintf("%s/%d %d..%d", r.Index, r.Shard, r.From, r.Upto)
+	}
+	if (in.Call == 0) != (in.Rest == nil) {
+		w.t.Errorf("ReplaySlice got %+v", in)
+	}
+	key := fmt.Sprintf("%d/%d", in.Pass, in.Slice)
+	w.mu.Lock()
+	w.reads[key] = append(w.reads[key], rest)
+	w.mu.Unlock()
+	if err := asl.Sleep(ctx, w.clock, w.call); err != nil {
+		return in, err
+	}
+	in.Call++
+	in.Documents += 10
+	in.Bytes += 1000
+	if in.Done, in.Rest = in.Call >= script.calls, []replay.Range{}; !in.Done {
+		in.Rest = []replay.Range{{Index: "orders", Shard: in.Slice, From: int64(in.Call), Upto: int64(script.calls)}}
+	}
+	return in, nil
+}
+
+// finished checks that a step is given every slice of the pass, as its last call left it.
+func (w *world) finished(state string, slices []step.ReplaySlice, script passScript) {
+	ok := len(slices) == script.slices && slices != nil
+	for i, x := range slices {
+		ok = ok && x.Done && x.Slice == i+1 && x.Call == script.calls && x.Documents == int64(10*script.calls)
+	}
+	if !ok {
+		w.t.Errorf("%s got %d slices, want %+v: %+v", state, len(slices), script, slices)
+	}
+}
+
+func (w *world) runReconcileDeletes(ctx context.Context, in step.ReconcileDeletesInput, _ int) (step.ReconcileDeletesOutput, error) {
+	script := w.present("ReconcileDeletes", in.ReplayInput)
+	w.finished("ReconcileDeletes", in.Slices, script)
+	if err := asl.Sleep(ctx, w.clock, w.call); err != nil {
+		return step.ReconcileDeletesOutput{}, err
+	}
+	w.asked[in.Pass]++
+	return step.ReconcileDeletesOutput{Done: w.asked[in.Pass] >= script.deletes, Deleted: int64(3 * w.asked[in.Pass])}, nil
+}
+
+func (w *world) runRecordPass(_ context.Context, in step.RecordPassInput, _ int) (migration.Pass, error) {
+	script := w.present("RecordPass", in.ReplayInput)
+	w.finished("RecordPass", in.Slices, script)
+	p := migration.Pass{
+		Number: in.Pass, Final: in.Final, Execution: in.Execution, StartedAt: in.StartedAt, FinishedAt: w.clock.Now(), Deleted: in.Deleted,
+		Seconds: w.clock.Now().Sub(in.StartedAt).Seconds(),
+	}
+	for _, x := range in.Slices {
+		p.Documents += x.Documents
+	}
+	if p.Deleted != int64(3*script.deletes) || p.StartedAt.IsZero() {
+		w.t.Errorf("RecordPass got %+v", in)
+	}
+	w.passes = append(w.passes, p)
+	return p, nil
+}
+
 // input is a whole input document; extra fields come first.
 func input(extra string) string {
 	side := func(region, name string) string {
@@ -465,11 +587,45 @@ func (w *world) run(machine, input string) (*asl.Execution, asl.Description) {
 	return x, w.end(x)
 }
 
-// trace lists the states that an execution entered.
-func (w *world) trace(x *asl.Execution) string {
+// branchOf says in which branch of a Parallel state ("Warm 1") a state of the migration machine is.
+var branchOf = sync.OnceValues(func() (map[string]string, error) {
+	var m machine
+	if err := json.Unmarshal([]byte(definitions[names.MigrationMachine]), &m); err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for name, s := range m.States {
+		for i, b := range s.Branches {
+			b.each(func(state string, _ state) { out[state] = fmt.Sprintf("%s %d", name, i) })
+		}
+	}
+	return out, nil
+})
+
+// branch lists the states that an execution entered in a branch of a Parallel state, "" being none. Branches run side by side: there
+// is an order within each, not between them.
+func (w *world) branch(x *asl.Execution, which string) string {
+	of := map[string]string{}
+	if x.StateMachineARN == w.engine.ARN(names.MigrationMachine) {
+		var err error
+		if of, err = branchOf(); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return strings.Join(w.entered[x], " ")
+	return strings.Join(slices.DeleteFunc(slices.Clone(w.entered[x]), func(state string) bool { return of[state] != which }), " ")
+}
+
+// trace lists the states that an execution entered outside of branches.
+func (w *world) trace(x *asl.Execution) string { return w.branch(x, "") }
+
+// branches are those of both Parallel states.
+func (w *world) branches(x *asl.Execution) (out [4]string) {
+	for i, which := range []string{"Warm 0", "Warm 1", "MoveLastDelta 0", "MoveLastDelta 1"} {
+		out[i] = w.branch(x, which)
+	}
+	return out
 }
 
 // traces lists those of every execution of a machine, the oldest first; "round/Copy" means the children of the Copy map.
@@ -493,8 +649,10 @@ const (
 	copyStates     = "PlanCopy Copy PublishCopy CopyPublished "
 	restoreStates  = "StartRestore RestoreStarted PollRestore RestoreDone RecordRound"
 	roundStates    = snapshotStates + copyStates + restoreStates
-	cutOverStates  = "Freeze FinalRound Verify Verdict Finish Migrated"
-	warmStates     = "Round Decide WhatNext "
+	cutOverStates  = "Freeze MoveLastDelta Verify Verdict Finish Migrated"
+	warmStates     = "Warm Decide WhatNext "
+	oneCall        = "ReplaySlice SliceDone SliceReplayed"
+	passStates     = "Begin PlanReplay Replay ReconcileDeletes DeletesDone RecordPass"
 )
 
 var (
@@ -508,9 +666,12 @@ func TestPaths(t *testing.T) {
 		machine  string // default migration
 		input    string // default: mode migrate
 		script   func(*world)
-		want     string   // states of the execution
-		rounds   []string // of its rounds; nil means not looked at
-		ranges   []string // of the children of all Copy maps, sorted; nil means not looked at
+		want     string     // states of the execution
+		rounds   []string   // of its rounds; nil means not looked at
+		ranges   []string   // of the children of all Copy maps, sorted; nil means not looked at
+		passes   []string   // of its replays; nil: there is none
+		slices   []string   // of the children of all Replay maps; nil: there is none
+		branches *[4]string // of Warm, then of MoveLastDelta; nil: rounds alone, as often as the states say
 		status   asl.Status
 		err      string
 		cause    string
@@ -579,7 +740,7 @@ func TestPaths(t *testing.T) {
 			want:   "Preflight AssessOnly Register " + strings.Repeat(warmStates, 4) + "NeverFits",
 			status: asl.Failed, err: string(fault.NeverFits), cause: "predicted write downtime 7203.0 s",
 			alsoTrue: func(t *testing.T, w *world, d asl.Description) {
-				if want := migration.Decide(w.spec, d.ExecutionARN, w.rounds).Reason; d.Cause != want {
+				if want := migration.Decide(w.spec, d.ExecutionARN, 1, migration.History{Rounds: w.rounds}).Reason; d.Cause != want {
 					t.Errorf("cause %q, want the decision's reason %q", d.Cause, want)
 				}
 			},
@@ -698,6 +859,97 @@ func TestPaths(t *testing.T) {
 			want: "Begin " + strings.Repeat("StartSnapshot SnapshotStarted ", 3) + strings.Repeat("PollSnapshot SnapshotDone ", 3) + copyStates +
 				strings.Repeat("StartRestore RestoreStarted ", 3) + strings.Repeat("PollRestore RestoreDone ", 3) + "RecordRound", took: 190 * time.Second,
 		},
+		{
+			name: "replay from the second decision on, its last pass beside the final round",
+			script: func(w *world) {
+				w.decisions = []migration.Decision{warmAgain, warmAgain, warmAgain, cutOver}
+				w.strategy = func(decision int) (bool, bool) { return true, decision >= 2 }
+			},
+			want:   "Preflight AssessOnly Register " + strings.Repeat(warmStates, 4) + cutOverStates,
+			rounds: slices.Repeat([]string{roundStates}, 5), passes: slices.Repeat([]string{passStates}, 3),
+			slices: slices.Repeat([]string{oneCall}, 3), atOnce: true,
+			branches: &[4]string{strings.Repeat("RoundNeeded Round ", 4), "ReplayNeeded NoReplay ReplayNeeded NoReplay ReplayNeeded Replay ReplayNeeded Replay",
+				"FinalRoundNeeded FinalRound", "FinalReplayNeeded FinalReplay"},
+			alsoTrue: func(t *testing.T, w *world, d asl.Description) {
+				for i, p := range w.passes {
+					if p.Number != i+1 || p.Final != (i == 2) || p.Execution != d.ExecutionARN || p.Documents != 10 || p.Deleted != 3 {
+						t.Errorf("pass %d is %+v", i+1, p)
+					}
+				}
+				if last := w.rounds[4]; last.Number != 5 || !last.Final {
+					t.Errorf("last round %+v", last)
+				}
+			},
+		},
+		{
+			name: "rounds and replay run side by side",
+			script: func(w *world) {
+				w.decisions = []migration.Decision{cutOver}
+				w.strategy = func(int) (bool, bool) { return true, true }
+				w.takes = func(what string, _ int) time.Duration {
+					return map[bool]time.Duration{true: 5 * time.Minute}[what == "restore"]
+				}
+				w.call = 2 * time.Minute
+			},
+			want:   "Preflight AssessOnly Register " + warmStates + cutOverStates,
+			passes: []string{passStates, passStates}, slices: []string{oneCall, oneCall},
+			branches: &[4]string{"RoundNeeded Round", "ReplayNeeded Replay", "FinalRoundNeeded FinalRound", "FinalReplayNeeded FinalReplay"},
+			alsoTrue: func(t *testing.T, w *world, _ asl.Description) {
+				// A warm round waits in steps; the final one and both passes are exact.
+				if final := w.rounds[1]; final.FinishedAt.Sub(w.passes[1].StartedAt) != 5*time.Minute || w.passes[1].Seconds != 240 {
+					t.Errorf("final round %+v, last pass %+v", final, w.passes[1])
+				}
+				if w.elapsed() > 11*time.Minute {
+					t.Errorf("it took %s: one after the other", w.elapsed())
+				}
+			},
+		},
+		{
+			name: "replay alone",
+			script: func(w *world) {
+				w.decisions = []migration.Decision{warmAgain, warmAgain, cutOver}
+				w.strategy = func(decision int) (bool, bool) { return decision == 0, decision > 0 }
+			},
+			want:   "Preflight AssessOnly Register " + strings.Repeat(warmStates, 3) + cutOverStates,
+			rounds: []string{roundStates}, passes: slices.Repeat([]string{passStates}, 3), slices: slices.Repeat([]string{oneCall}, 3), atOnce: true,
+			branches: &[4]string{"RoundNeeded Round RoundNeeded NoRound RoundNeeded NoRound", "ReplayNeeded NoReplay ReplayNeeded Replay ReplayNeeded Replay",
+				"FinalRoundNeeded NoFinalRound", "FinalReplayNeeded FinalReplay"},
+		},
+		{
+			name: "an index goes back to rounds", input: input(`"mode":"warm"`),
+			script: func(w *world) {
+				w.decisions = []migration.Decision{warmAgain, warmAgain, {Action: migration.Done}}
+				w.strategy = func(decision int) (bool, bool) { return decision != 1, decision == 1 }
+			},
+			want:   "Preflight AssessOnly Register " + strings.Repeat(warmStates, 3) + "Warmed",
+			rounds: []string{roundStates, roundStates}, passes: []string{passStates}, slices: []string{oneCall},
+			branches: &[4]string{"RoundNeeded Round RoundNeeded NoRound RoundNeeded Round", "ReplayNeeded NoReplay ReplayNeeded Replay ReplayNeeded NoReplay", "", ""},
+		},
+		{
+			name: "slices and deletes that take several calls", machine: names.ReplayMachine, input: `{"migration":"orders","final":true,"execution":"arn:x"}`,
+			script: func(w *world) {
+				w.pass = func(int) passScript { return passScript{10, 3, 4} }
+				w.call = 10 * time.Minute
+			},
+			want:     "Begin PlanReplay Replay " + strings.Repeat("ReconcileDeletes DeletesDone ", 4) + "RecordPass",
+			passes:   []string{"Begin PlanReplay Replay " + strings.Repeat("ReconcileDeletes DeletesDone ", 4) + "RecordPass"},
+			slices:   slices.Repeat([]string{"ReplaySlice SliceDone ReplaySlice SliceDone ReplaySlice SliceDone SliceReplayed"}, 10),
+			took:     100 * time.Minute, // 10 slices, 8 at a time, and 4 calls for the deletes
+			branches: &[4]string{},
+			alsoTrue: func(t *testing.T, w *world, _ asl.Description) {
+				if got, want := w.reads["1/7"], []string{"all", "orders/7 1..3", "orders/7 2..3"}; !slices.Equal(got, want) {
+					t.Errorf("slice 7 was given %v, want %v", got, want)
+				}
+				if p := w.passes[0]; p.Documents != 300 || p.Deleted != 12 || !p.Final || p.Execution != "arn:x" || p.Seconds != 6000 {
+					t.Errorf("pass %+v", p)
+				}
+			},
+		},
+		{
+			name: "an empty pass", machine: names.ReplayMachine, input: `{"migration":"orders","final":false,"execution":"arn:x"}`,
+			script: func(w *world) { w.pass = func(int) passScript { return passScript{0, 0, 1} } },
+			want:   passStates, passes: []string{passStates}, atOnce: true, branches: &[4]string{},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -713,6 +965,23 @@ func TestPaths(t *testing.T) {
 			}
 			if got := w.traces(names.RoundMachine); c.rounds != nil && !slices.Equal(got, c.rounds) {
 				t.Errorf("rounds\n got %s\nwant %s", strings.Join(got, "\n     "), strings.Join(c.rounds, "\n     "))
+			}
+			branches := c.branches
+			if branches == nil {
+				warm, final := strings.Count(words(c.want), "Warm "), strings.Count(c.want, "MoveLastDelta")
+				branches = &[4]string{strings.Repeat("RoundNeeded Round ", warm), strings.Repeat("ReplayNeeded NoReplay ", warm),
+					strings.Repeat("FinalRoundNeeded FinalRound", final), strings.Repeat("FinalReplayNeeded NoFinalReplay", final)}
+			}
+			for i, got := range w.branches(x) {
+				if got != words(branches[i]) {
+					t.Errorf("branch %d\n got %s\nwant %s", i, got, words(branches[i]))
+				}
+			}
+			if got := w.traces(names.ReplayMachine); !slices.Equal(got, c.passes) {
+				t.Errorf("passes\n got %s\nwant %s", strings.Join(got, "\n     "), strings.Join(c.passes, "\n     "))
+			}
+			if got := w.traces(names.ReplayMachine + "/Replay"); !slices.Equal(got, c.slices) {
+				t.Errorf("slices\n got %s\nwant %s", strings.Join(got, "\n     "), strings.Join(c.slices, "\n     "))
 			}
 			if got := w.traces(names.RoundMachine + "/Copy"); c.ranges != nil && !slices.Equal(got, c.ranges) {
 				t.Errorf("ranges\n got %s\nwant %s", strings.Join(got, "\n     "), strings.Join(c.ranges, "\n     "))
@@ -730,8 +999,8 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// sites lists the Lambda tasks of both machines by what an error there leads to: before the freeze a failed execution, inside it
-// a thaw. The states of a round are in both.
+// sites lists the Lambda tasks of all machines by what an error there leads to: before the freeze a failed execution, inside it
+// a thaw. The states of a round and of a pass are in both.
 func sites(t *testing.T) (warm, frozen []site) {
 	t.Helper()
 	parse(t, definitions[names.MigrationMachine]).each(func(name string, s state) {
@@ -743,24 +1012,42 @@ func sites(t *testing.T) (warm, frozen []site) {
 			warm = append(warm, site{name, false})
 		}
 	})
-	parse(t, definitions[names.RoundMachine]).each(func(name string, s state) {
-		if s.Resource == lambdaTask {
-			name = name[strings.LastIndex(name, "/")+1:]
-			warm, frozen = append(warm, site{name, false}), append(frozen, site{name, true})
-		}
-	})
-	if len(warm) < 11 || len(frozen) < 11 {
+	for _, child := range []string{names.RoundMachine, names.ReplayMachine} {
+		parse(t, definitions[child]).each(func(name string, s state) {
+			if s.Resource == lambdaTask {
+				name = name[strings.LastIndex(name, "/")+1:]
+				warm, frozen = append(warm, site{name, false}), append(frozen, site{name, true})
+			}
+		})
+	}
+	if len(warm) < 15 || len(frozen) < 15 {
 		t.Fatalf("warm %v, frozen %v", warm, frozen)
 	}
 	return warm, frozen
 }
 
-// short is a migration of one warm round and the cut-over.
+// short is a migration of one warm round and the cut-over, with a pass beside each round.
 func short(t *testing.T) *world {
 	w := newWorld(t)
 	w.decisions = []migration.Decision{cutOver}
+	w.strategy = func(int) (bool, bool) { return true, true }
 	return w
 }
+
+// machineOf says whether a round or a pass has the state.
+func machineOf(t *testing.T, name string) string {
+	found := names.RoundMachine
+	parse(t, definitions[names.ReplayMachine]).each(func(inner string, _ state) {
+		if inner[strings.LastIndex(inner, "/")+1:] == name {
+			found = names.ReplayMachine
+		}
+	})
+	return found
+}
+
+// settle lets the other branch of a Parallel state come to its end, which takes no time here: what is under way in it when a branch
+// fails is otherwise left to chance.
+func settle(ctx context.Context, w *world) error { return asl.Sleep(ctx, w.clock, time.Second) }
 
 func refused(context.Context, *world) error {
 	return fault.Newf(fault.RequestRefused, "do it", "https://legacy", "no")
@@ -872,26 +1159,30 @@ func innermost(name, cause string) (string, string) {
 	}
 }
 
-// A Map Run tells only that children failed, never why: the name of CopyRange's error is with the child.
+// A Map Run tells only that children failed, never why: the name of CopyRange's and ReplaySlice's error is with the child.
 const mapRunFailed = "States.ExceedToleratedFailureThreshold"
 
 // inMapRun finds the error of the failed child of an execution's last Map Run.
-func (w *world) inMapRun(round *asl.Execution) (name, cause string) {
-	runs := round.MapRuns()
+func (w *world) inMapRun(x *asl.Execution) (name, cause string) {
+	runs := x.MapRuns()
 	if len(runs) == 0 {
 		return "", ""
 	}
-	for _, x := range w.engine.Executions(runs[len(runs)-1].ARN) {
-		if d := x.Describe(); d.Status == asl.Failed {
+	for _, child := range w.engine.Executions(runs[len(runs)-1].ARN) {
+		if d := child.Describe(); d.Status == asl.Failed {
 			return innermost(d.Error, d.Cause)
 		}
 	}
 	return "", ""
 }
 
-func (w *world) lastRound() *asl.Execution {
-	return w.engine.Executions(w.engine.ARN(names.RoundMachine))[0]
+// last is the latest execution of a machine.
+func (w *world) last(machine string) *asl.Execution {
+	return w.engine.Executions(w.engine.ARN(machine))[0]
 }
+
+// inMap reports whether at is in a Distributed Map.
+func inMap(at site) bool { return at.state == "CopyRange" || at.state == "ReplaySlice" }
 
 // hang is a function that does not answer in its state's time.
 func hang(ctx context.Context, w *world) error {
@@ -924,17 +1215,20 @@ func TestFailuresBeforeTheFreezeAreRedriven(t *testing.T) {
 			w := short(t)
 			w.disturb = func(ctx context.Context, here site, _ int) error {
 				if here == at {
+					if err := settle(ctx, w); err != nil {
+						return err
+					}
 					return fails(ctx, w)
 				}
 				return nil
 			}
 			x, d := w.run(names.MigrationMachine, input(""))
 			name, cause := innermost(d.Error, d.Cause)
-			if at.state == "CopyRange" {
+			if inMap(at) {
 				if name != mapRunFailed {
 					t.Errorf("%s, %s: the execution ends with %s; the Map Run hides nothing any more?", at, want, name)
 				}
-				name, cause = w.inMapRun(w.lastRound())
+				name, cause = w.inMapRun(w.last(machineOf(t, at.state)))
 			}
 			told := want == "States.Timeout" || strings.Contains(cause, "do it on https://legacy: no Next: ")
 			if d.Status != asl.Failed || name != want || !told || w.calls[at] != 1 {
@@ -958,8 +1252,13 @@ func TestFailuresBeforeTheFreezeAreRedriven(t *testing.T) {
 			if got, want := w.trace(x), plain.trace(px); got != want {
 				t.Errorf("%s: the redriven execution entered %s, want %s", at, got, want)
 			}
-			if got, want := w.traces(names.RoundMachine), plain.traces(names.RoundMachine); !slices.Equal(got, want) {
-				t.Errorf("%s: the rounds entered %v, want %v", at, got, want)
+			if got, want := w.branches(x), plain.branches(px); got != want {
+				t.Errorf("%s: the redriven execution entered %q in its branches, want %q", at, got, want)
+			}
+			for _, machine := range []string{names.RoundMachine, names.ReplayMachine} {
+				if got, want := w.traces(machine), plain.traces(machine); !slices.Equal(got, want) {
+					t.Errorf("%s: executions of %s entered %v, want %v", at, machine, got, want)
+				}
 			}
 		}
 	}
@@ -976,14 +1275,6 @@ func TestEveryFailureInTheFreezeThaws(t *testing.T) {
 		"fault":   {refused, string(fault.RequestRefused), false},
 		"hang":    {hang, "States.Timeout", true},
 		"garbled": {func(context.Context, *world) error { return errGarbled }, "States.QueryEvaluationError", false},
-		"round stopped": {func(ctx context.Context, w *world) error {
-			w.lastRound().Stop("Operator.Impatient", "")
-			return ctx.Err()
-		}, "Operator.Impatient", false},
-		"round stopped without a word": {func(ctx context.Context, w *world) error {
-			w.lastRound().Stop("", "")
-			return ctx.Err()
-		}, "States.TaskFailed", false},
 	}
 	for name, k := range retryables() {
 		told := name
@@ -992,23 +1283,39 @@ func TestEveryFailureInTheFreezeThaws(t *testing.T) {
 		}
 		kinds["for ever "+name] = kind{func(context.Context, *world) error { return k.err }, told, true}
 	}
+	// Stops the child that at is in.
+	stops := map[string]struct{ error, told string }{
+		"child stopped":                {"Operator.Impatient", "Operator.Impatient"},
+		"child stopped without a word": {"", "States.TaskFailed"},
+	}
+	for name, s := range stops {
+		kinds[name] = kind{nil, s.told, false}
+	}
 	// Whose answer the machine does not look at.
-	unread := []string{"Freeze", "Finish", "RecordRound"}
+	unread := []string{"Freeze", "Finish", "RecordRound", "RecordPass"}
 	for _, at := range frozen {
 		for name, k := range kinds {
-			if name == "garbled" && slices.Contains(unread, at.state) || strings.HasPrefix(name, "round stopped") && !at.final {
+			if name == "garbled" && slices.Contains(unread, at.state) || strings.HasPrefix(name, "child stopped") && !at.final {
 				continue
 			}
 			w := short(t)
+			child := machineOf(t, at.state)
 			var failedAt time.Time
 			w.disturb = func(ctx context.Context, here site, _ int) error {
 				if here != at {
 					return nil
 				}
 				if failedAt.IsZero() {
+					if err := settle(ctx, w); err != nil {
+						return err
+					}
 					failedAt = w.clock.Now()
 				}
 				w.frozen = true // a freeze that fails may have got half way
+				if s, ok := stops[name]; ok {
+					w.last(child).Stop(s.error, "")
+					return ctx.Err()
+				}
 				return k.fail(ctx, w)
 			}
 			// The window is wide enough for all retries of the final round.
@@ -1026,7 +1333,7 @@ func TestEveryFailureInTheFreezeThaws(t *testing.T) {
 			told, _ := innermost(w.failures[0].Error, w.failures[0].Cause)
 			want := k.name
 			switch {
-			case at.state == "CopyRange" && !strings.HasPrefix(name, "round stopped"):
+			case inMap(at) && !strings.HasPrefix(name, "child stopped"):
 				want = mapRunFailed
 			case at.state == "Verify" && name == "garbled":
 				want = string(fault.VerificationFailed)
@@ -1074,7 +1381,7 @@ func TestOnlyAGoodVerdictFinishes(t *testing.T) {
 			t.Errorf("%s: %s %s %s; entered %s", name, d.Status, d.Error, d.Cause, w.trace(x))
 			continue
 		}
-		if got := w.trace(x); !strings.HasSuffix(got, "Freeze FinalRound Verify Verdict Thaw WritesGivenBack") {
+		if got := w.trace(x); !strings.HasSuffix(got, "Freeze MoveLastDelta Verify Verdict Thaw WritesGivenBack") {
 			t.Errorf("%s: entered %s", name, got)
 		}
 		if got := w.failures[0]; got.Error != string(fault.VerificationFailed) || got.Cause == "" {
@@ -1141,7 +1448,7 @@ func TestFinalRoundThatOverruns(t *testing.T) {
 			}
 			c.script(w, d)
 			x, got := w.run(names.MigrationMachine, input(""))
-			final := w.lastRound()
+			final := w.last(names.RoundMachine)
 			if !late {
 				if got.Status != asl.Succeeded || len(w.rounds) != 2 || w.elapsed() < d || w.elapsed() > limit {
 					t.Errorf("%s, in time: %s %s %s after %s", name, got.Status, got.Error, got.Cause, w.elapsed())
@@ -1151,7 +1458,7 @@ func TestFinalRoundThatOverruns(t *testing.T) {
 			if got.Status != asl.Failed || got.Error != thawError || w.frozen || w.calls[site{"Thaw", false}] != 1 || w.elapsed() != limit {
 				t.Errorf("%s: %s %s %s after %s, want a thaw after %s", name, got.Status, got.Error, got.Cause, w.elapsed(), limit)
 			}
-			if got := w.trace(x); !strings.HasSuffix(got, "Freeze FinalRound Thaw WritesGivenBack") {
+			if got := w.trace(x); !strings.HasSuffix(got, "Freeze MoveLastDelta Thaw WritesGivenBack") {
 				t.Errorf("%s: entered %s", name, got)
 			}
 			if final.Status() != asl.Aborted || !strings.HasSuffix(w.trace(final), c.stops) || len(w.rounds) != 1 {
@@ -1212,6 +1519,173 @@ func TestRedriveOfAThaw(t *testing.T) {
 	}
 }
 
+// When one of the two fails in the freeze, writes are given back at once: the other is stopped, wherever it is, and nothing of it goes on
+// behind Thaw's back. Before the freeze the same failure leaves an execution that a redrive takes up where both were.
+func TestFailureOfOneBranchStopsTheOther(t *testing.T) {
+	slowRound := func(w *world) {
+		w.takes = func(what string, _ int) time.Duration {
+			return map[bool]time.Duration{true: 10 * time.Minute}[what == "restore"]
+		}
+	}
+	slowCopy := func(w *world) { w.slice, w.slices = 5*time.Minute, 2 }
+	slowReplay := func(w *world) { w.call = 5 * time.Minute }
+	for _, c := range []struct {
+		fails site // after a minute
+		slow  func(*world)
+		stops string // machine
+		at    string // its last state
+	}{
+		{site{"PlanReplay", true}, slowRound, names.RoundMachine, "PollRestore"},
+		{site{"ReplaySlice", true}, slowRound, names.RoundMachine, "PollRestore"},
+		{site{"ReconcileDeletes", true}, slowCopy, names.RoundMachine, "Copy"},
+		{site{"RecordPass", true}, slowCopy, names.RoundMachine, "Copy"},
+		{site{"StartSnapshot", true}, slowReplay, names.ReplayMachine, "Replay"},
+		{site{"CopyRange", true}, slowReplay, names.ReplayMachine, "Replay"},
+		{site{"StartRestore", true}, slowReplay, names.ReplayMachine, "Replay"},
+		{site{"RecordRound", true}, func(w *world) {
+			slowReplay(w)
+			w.disturb = func(ctx context.Context, at site, _ int) error {
+				if at == (site{"PublishCopy", true}) {
+					return asl.Sleep(ctx, w.clock, 6*time.Minute)
+				}
+				return nil
+			}
+		}, names.ReplayMachine, "ReconcileDeletes"},
+	} {
+		for _, final := range []bool{true, false} {
+			fails := site{c.fails.state, final}
+			if !final && c.at == "ReconcileDeletes" {
+				continue
+			}
+			w := short(t)
+			c.slow(w)
+			slow, broken := w.disturb, true
+			var failedAt time.Time
+			w.disturb = func(ctx context.Context, at site, call int) error {
+				if broken && at == fails {
+					if err := asl.Sleep(ctx, w.clock, time.Minute); err != nil {
+						return err
+					}
+					failedAt = w.clock.Now()
+					return refused(ctx, w)
+				}
+				if slow != nil {
+					return slow(ctx, at, call)
+				}
+				return nil
+			}
+			x, d := w.run(names.MigrationMachine, input(`"downtimeWindow":"2h"`))
+			other, stopsAt := w.last(c.stops), c.at
+			if stopsAt == "PollRestore" && !final {
+				stopsAt = "WaitForRestore" // only a final round's polls wait themselves
+			}
+			if d.Status != asl.Failed || other.Status() != asl.Aborted || !strings.HasSuffix(w.trace(other), " "+stopsAt) {
+				t.Errorf("%s: %s %s %s; the other child is %s, it entered %s", fails, d.Status, d.Error, d.Cause, other.Status(), w.trace(other))
+				continue
+			}
+			for _, run := range other.MapRuns() {
+				for _, child := range w.engine.Executions(run.ARN) {
+					if child.Status() == asl.Running {
+						t.Errorf("%s: %s goes on", fails, child.ARN)
+					}
+				}
+			}
+			thawed := w.calls[site{"Thaw", false}]
+			if late := w.clock.Now().Sub(failedAt); late != 0 {
+				t.Errorf("%s: the execution ended %s late", fails, late)
+			}
+			if final {
+				if thawed != 1 || w.frozen || d.Error != thawError || !strings.HasSuffix(w.trace(x), "Freeze MoveLastDelta Thaw WritesGivenBack") {
+					t.Errorf("%s: thawed %d times, writes stopped: %v, %s; entered %s", fails, thawed, w.frozen, d.Error, w.trace(x))
+				}
+				want := string(fault.RequestRefused)
+				if inMap(fails) {
+					want = mapRunFailed
+				}
+				if told, _ := innermost(w.failures[0].Error, w.failures[0].Cause); told != want {
+					t.Errorf("%s: Thaw was told %+v", fails, w.failures[0])
+				}
+				continue
+			}
+			if thawed != 0 || w.calls[site{"Freeze", false}] != 0 {
+				t.Errorf("%s: froze or thawed", fails)
+			}
+			broken = false
+			if err := x.Redrive(); err != nil {
+				t.Errorf("%s: %v", fails, err)
+				continue
+			}
+			if d = w.end(x); d.Status != asl.Succeeded || len(w.rounds) != 2 || len(w.passes) != 2 {
+				t.Errorf("%s, redriven: %s %s %s; %d rounds, %d passes", fails, d.Status, d.Error, d.Cause, len(w.rounds), len(w.passes))
+			}
+			for _, machine := range []string{names.RoundMachine, names.ReplayMachine} {
+				if n := len(w.engine.Executions(w.engine.ARN(machine))); n != 2 {
+					t.Errorf("%s: %d executions of %s, a redrive goes on with the two there are", fails, n, machine)
+				}
+			}
+		}
+	}
+}
+
+// What has ended well is not done again, whichever side failed.
+func TestRedriveResumesTheFailedBranchOnly(t *testing.T) {
+	for _, c := range []struct {
+		fails site
+		once  string // machine of the other branch
+	}{
+		{site{"ReconcileDeletes", false}, names.RoundMachine},
+		{site{"ReplaySlice", false}, names.RoundMachine},
+		{site{"StartRestore", false}, names.ReplayMachine},
+		{site{"CopyRange", false}, names.ReplayMachine},
+	} {
+		w := short(t)
+		broken := true
+		w.disturb = func(ctx context.Context, at site, _ int) error {
+			if !broken || at != c.fails {
+				return nil
+			}
+			if err := settle(ctx, w); err != nil {
+				return err
+			}
+			return refused(ctx, w)
+		}
+		x, d := w.run(names.MigrationMachine, input(""))
+		other := w.last(c.once)
+		if d.Status != asl.Failed || other.Status() != asl.Succeeded {
+			t.Fatalf("%s: %s, the other child is %s", c.fails, d.Status, other.Status())
+		}
+		events, trace := other.EventCount(), w.trace(other)
+		broken = false
+		if err := x.Redrive(); err != nil {
+			t.Fatal(err)
+		}
+		if d = w.end(x); d.Status != asl.Succeeded || other.EventCount() != events || w.trace(other) != trace || len(w.traces(c.once)) != 2 {
+			t.Errorf("%s, redriven: %s %s %s; executions of %s entered %v", c.fails, d.Status, d.Error, d.Cause, c.once, w.traces(c.once))
+		}
+	}
+}
+
+// A last pass that overruns the window gives writes back as an overrunning round does.
+func TestLastPassThatOverruns(t *testing.T) {
+	w := short(t)
+	w.disturb = func(_ context.Context, at site, _ int) error {
+		if at.final {
+			w.call = 20 * time.Minute
+		}
+		return nil
+	}
+	x, d := w.run(names.MigrationMachine, input(""))
+	if d.Status != asl.Failed || d.Error != thawError || w.frozen || w.calls[site{"Thaw", false}] != 1 || w.elapsed() != 15*time.Minute {
+		t.Errorf("%s %s %s after %s; entered %s", d.Status, d.Error, d.Cause, w.elapsed(), w.trace(x))
+	}
+	if pass := w.last(names.ReplayMachine); pass.Status() != asl.Aborted || len(w.passes) != 1 {
+		t.Errorf("the last pass is %s, %d recorded", pass.Status(), len(w.passes))
+	}
+	if len(w.failures) != 1 || w.failures[0].Error != "States.Timeout" {
+		t.Errorf("Thaw was told %+v", w.failures)
+	}
+}
+
 // Stop and the time-outs of executions leave no state that could thaw: the rule on ABORTED and TIMED_OUT calls the function, and this
 // is why it must exist. What the machine owes is that nothing goes on behind the rule's back.
 func TestStopInTheFreezeStopsTheRound(t *testing.T) {
@@ -1227,8 +1701,8 @@ func TestStopInTheFreezeStopsTheRound(t *testing.T) {
 	release := w.clock.Hold()
 	x = w.start(names.MigrationMachine, input(""))
 	release()
-	if d := w.end(x); d.Status != asl.Aborted || w.lastRound().Status() != asl.Aborted {
-		t.Errorf("got %+v, round %s", d, w.lastRound().Status())
+	if d := w.end(x); d.Status != asl.Aborted || w.last(names.RoundMachine).Status() != asl.Aborted {
+		t.Errorf("got %+v, round %s", d, w.last(names.RoundMachine).Status())
 	}
 	if w.calls[site{"Thaw", false}] != 0 || w.calls[site{"RecordRound", true}] != 0 {
 		t.Errorf("calls %v", w.calls)

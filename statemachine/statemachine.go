@@ -13,3 +13,8 @@ var Migration string
 //
 //go:embed round.asl.json
 var Round string
+
+// Replay is the definition of the replay state machine.
+//
+//go:embed replay.asl.json
+var Replay string

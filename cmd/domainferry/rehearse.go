@@ -13,6 +13,7 @@ func rehearse(ctx context.Context, args []string) error {
 	o := engineFlags(f)
 	cfg := rehearsal.Config{Progress: os.Stdout}
 	f.StringVar(&cfg.Data, "data", "", "your own documents: an NDJSON file, one document a line")
+	f.StringVar(&cfg.LastMile, "last-mile", "", "lastMile of the input: auto, rounds or replay")
 	f.Int64Var(&cfg.Bytes, "bytes", 0, "size of the made data in bytes; 0 is about 150 MB")
 	f.Float64Var(&cfg.Rate, "rate", 0, "client operations a second; 0 is 200")
 	f.StringVar(&cfg.Out, "out", "build/rehearsal", "folder of report.json, history.json and the logs")

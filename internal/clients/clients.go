@@ -19,6 +19,7 @@ import (
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/migration"
 	"github.com/domainferry/domainferry/internal/names"
+	"github.com/domainferry/domainferry/internal/replay"
 	"github.com/domainferry/domainferry/internal/s3copy"
 )
 
@@ -63,6 +64,11 @@ func (c *Clients) S3(region string) *s3.Client {
 		// An endpoint of its own (AWS_ENDPOINT_URL_S3) is a gateway on one machine, which has no host name for each bucket.
 		o.UsePathStyle = o.BaseEndpoint != nil
 	})
+}
+
+// Replayer returns the replay from one domain to the other.
+func (c *Clients) Replayer(source, destination migration.Endpoint) *replay.Replayer {
+	return &replay.Replayer{Source: c.Domain(source), Destination: c.Domain(destination)}
 }
 
 // Copier returns the copy engine between two repositories' buckets; copies are asked of the destination's Region.

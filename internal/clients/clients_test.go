@@ -1,6 +1,7 @@
 package clients
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -84,5 +85,33 @@ func TestCopierAsksEachSideInItsRegion(t *testing.T) {
 		if o.Region != want || o.UsePathStyle {
 			t.Errorf("Region %s, path style %t; want %s and virtual hosts at AWS", o.Region, o.UsePathStyle, want)
 		}
+	}
+}
+
+func TestReplayerAsksEachSideInItsRegion(t *testing.T) {
+	scopes := map[string]string{}
+	server := func(side string) migration.Endpoint {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, scope, _ := strings.Cut(r.Header.Get("Authorization"), "Credential=AKIDEXAMPLE/")
+			scope, _, _ = strings.Cut(scope, ",")
+			_, scopes[side], _ = strings.Cut(scope, "/")
+			_, _ = w.Write([]byte(`{"_shards":{"total":1,"successful":1,"failed":0}}`))
+		}))
+		t.Cleanup(s.Close)
+		region := map[string]string{"source": "eu-west-1", "destination": "us-east-1"}[side]
+		return migration.Endpoint{Endpoint: s.URL, DomainARN: "arn:aws:es:" + region + ":111122223333:domain/orders"}
+	}
+	environment(t, "")
+	t.Setenv(names.JournalBucketVariable, "journal")
+	c, err := FromEnvironment(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := c.Replayer(server("source"), server("destination"))
+	if err := errors.Join(r.Source.Refresh(t.Context(), "a"), r.Destination.Refresh(t.Context(), "a")); err != nil {
+		t.Fatal(err)
+	}
+	if scopes["source"] != "eu-west-1/es/aws4_request" || scopes["destination"] != "us-east-1/es/aws4_request" {
+		t.Errorf("signed for %v", scopes)
 	}
 }

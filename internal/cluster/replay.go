@@ -563,3 +563,10 @@ func (c *Client) exchange(ctx context.Context, r call, contentType string, body 
 	}
 	return raw, nil
 }
+
+// PutMapping adds fields to an open index's mapping, which must agree with those that are there. mapping is the mappings object.
+func (c *Client) PutMapping(ctx context.Context, index string, mapping json.RawMessage) error {
+	return c.chunked("put mapping", []string{index}, func(path string, part []string) error {
+		return c.change(ctx, call{op: "put mapping of " + listed(part), method: "PUT", path: path + "/_mapping", body: mapping})
+	})
+}

@@ -4,6 +4,10 @@
 //	migrations/<name>/plan.json                   migration.Plan
 //	migrations/<name>/checkpoints/0003.json       Checkpoints, written before the round's snapshot
 //	migrations/<name>/rounds/0003.json            migration.Round, written when the round is over
+//	migrations/<name>/measures/0003.json          what the round moved, index -> migration.Measure
+//	migrations/<name>/passes/0001.json            migration.Pass, written when the pass is over
+//	migrations/<name>/strategies.json             migration.Strategies: which indices are on replay
+//	migrations/<name>/replay/...                  the replay's plans, results and states
 //	migrations/<name>/copies.json                 Copies: indices this migration made at the destination
 //	migrations/<name>/freeze.json                 Freeze: what was blocked and how it was before
 //	migrations/<name>/verification.json           verify.Verification of the last cut-over
@@ -154,21 +158,61 @@ func (j *Journal) SaveRound(ctx context.Context, r migration.Round) error {
 
 // Rounds reads all recorded rounds in order.
 func (j *Journal) Rounds(ctx context.Context) ([]migration.Round, error) {
-	keys, err := j.store.list(ctx, j.key("rounds")+"/")
+	rounds, err := all[migration.Round](ctx, j, "rounds")
+	// Above 9999 the keys' byte order is not the rounds'.
+	slices.SortFunc(rounds, func(a, b migration.Round) int { return a.Number - b.Number })
+	return rounds, err
+}
+
+// SavePass records a finished pass of the replay. Recording it again replaces it.
+func (j *Journal) SavePass(ctx context.Context, p migration.Pass) error {
+	return j.store.put(ctx, j.key("passes", roundFile(p.Number)), p)
+}
+
+// Passes reads all recorded passes in order.
+func (j *Journal) Passes(ctx context.Context) ([]migration.Pass, error) {
+	passes, err := all[migration.Pass](ctx, j, "passes")
+	slices.SortFunc(passes, func(a, b migration.Pass) int { return a.Number - b.Number })
+	return passes, err
+}
+
+// all reads every object of a folder.
+func all[T any](ctx context.Context, j *Journal, folder string) ([]T, error) {
+	keys, err := j.store.list(ctx, j.key(folder)+"/")
 	if err != nil {
 		return nil, err
 	}
-	rounds := make([]migration.Round, 0, len(keys))
-	for _, k := range keys {
-		var r migration.Round
-		if _, err := j.store.get(ctx, k, &r); err != nil {
+	list := make([]T, len(keys))
+	for i, k := range keys {
+		if _, err := j.store.get(ctx, k, &list[i]); err != nil {
 			return nil, err
 		}
-		rounds = append(rounds, r)
 	}
-	// Above 9999 the keys' byte order is not the rounds'.
-	slices.SortFunc(rounds, func(a, b migration.Round) int { return a.Number - b.Number })
-	return rounds, nil
+	return list, nil
+}
+
+// Measures reads what a round moved of each index; none yet is an empty map.
+func (j *Journal) Measures(ctx context.Context, round int) (map[string]migration.Measure, error) {
+	m := map[string]migration.Measure{}
+	_, err := j.store.get(ctx, j.key("measures", roundFile(round)), &m)
+	return m, err
+}
+
+// SaveMeasures replaces the record of a round.
+func (j *Journal) SaveMeasures(ctx context.Context, round int, m map[string]migration.Measure) error {
+	return j.store.put(ctx, j.key("measures", roundFile(round)), m)
+}
+
+// Strategies reads which indices are on replay; none yet is empty.
+func (j *Journal) Strategies(ctx context.Context) (migration.Strategies, error) {
+	var s migration.Strategies
+	_, err := j.store.get(ctx, j.key("strategies.json"), &s)
+	return s, err
+}
+
+// SaveStrategies replaces the record.
+func (j *Journal) SaveStrategies(ctx context.Context, s migration.Strategies) error {
+	return j.store.put(ctx, j.key("strategies.json"), s)
 }
 
 // Copies are the indices that this migration made, or is about to make, at the destination. A name is recorded before the
@@ -209,6 +253,9 @@ type Freeze struct {
 	ProvenAt   time.Time         `json:"provenAt,omitzero"`
 	EndedAt    time.Time         `json:"endedAt,omitzero"` // thawed or handed over
 	Prediction *float64          `json:"predictedSeconds,omitempty"`
+	// Sealed are the destination's highest sequence numbers, index -> one per shard, before the first index there was opened: a
+	// higher one later is an acknowledged write.
+	Sealed map[string][]int64 `json:"sealed,omitempty"`
 }
 
 // SaveFreeze replaces the record.

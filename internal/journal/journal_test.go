@@ -212,7 +212,8 @@ func TestFreezeCopiesAndDocuments(t *testing.T) {
 		t.Errorf("no copies: %v, %v", c, err)
 	}
 	predicted := 2.5
-	f := Freeze{Execution: "arn:1", State: Frozen, Before: map[string]string{"a": "", "b": "true"}, StartedAt: at, Prediction: &predicted}
+	f := Freeze{Execution: "arn:1", State: Frozen, Before: map[string]string{"a": "", "b": "true"}, StartedAt: at, Prediction: &predicted,
+		Sealed: map[string][]int64{"a": {3, -1}, "b": {0}}}
 	if err := j.SaveFreeze(t.Context(), f); err != nil {
 		t.Fatal(err)
 	}
@@ -274,5 +275,53 @@ func TestS3ErrorsBecomeFaults(t *testing.T) {
 			wantFault(t, owner, c.want)
 			wantFault(t, j.RecordCheckpoints(t.Context(), Checkpoints{Round: 1}), c.want)
 		})
+	}
+}
+
+func TestReplayRecords(t *testing.T) {
+	m, store := newMemory()
+	j := store.Migration("orders")
+	if p, err := j.Passes(t.Context()); err != nil || len(p) != 0 {
+		t.Errorf("no passes: %v, %v", p, err)
+	}
+	if got, err := j.Measures(t.Context(), 3); err != nil || got == nil || len(got) != 0 {
+		t.Errorf("no measures: %v, %v; want an empty map to write to", got, err)
+	}
+	if s, err := j.Strategies(t.Context()); err != nil || len(s.Replay)+len(s.Dropped) != 0 || s.Has("a") {
+		t.Errorf("no strategies: %+v, %v", s, err)
+	}
+	// Recorded out of order, one of them twice, and above 9999, where the keys' order is another.
+	for _, p := range []migration.Pass{{Number: 10000, Documents: 4}, {Number: 9999, Documents: 3}, {Number: 2, Documents: 1}, {Number: 2, Final: true, Documents: 2, StartedAt: at, FinishedAt: at, Seconds: 0.5}} {
+		if err := j.SavePass(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []migration.Pass{{Number: 2, Final: true, Documents: 2, StartedAt: at, FinishedAt: at, Seconds: 0.5}, {Number: 9999, Documents: 3}, {Number: 10000, Documents: 4}}
+	if got, err := j.Passes(t.Context()); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
+	if rounds, err := j.Rounds(t.Context()); err != nil || len(rounds) != 0 {
+		t.Errorf("passes are taken for rounds: %+v, %v", rounds, err)
+	}
+	measures := map[string]migration.Measure{"a": {Snapshot: 1, Recovered: 2, Reused: 3}}
+	strategies := migration.Strategies{Replay: []migration.OnReplay{{Index: "a", Base: 3, Reason: "why"}}, Dropped: []migration.LeftOut{{Name: "b", Reason: "no"}}}
+	for range 2 {
+		if err := errors.Join(j.SaveMeasures(t.Context(), 3, measures), j.SaveStrategies(t.Context(), strategies)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := j.Measures(t.Context(), 3); err != nil || !reflect.DeepEqual(got, measures) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := j.Measures(t.Context(), 4); err != nil || len(got) != 0 {
+		t.Errorf("another round's measures: %+v, %v", got, err)
+	}
+	if got, err := j.Strategies(t.Context()); err != nil || !reflect.DeepEqual(got, strategies) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, key := range []string{"passes/0002.json", "passes/10000.json", "measures/0003.json", "strategies.json"} {
+		if m.objects["migrations/orders/"+key] == "" {
+			t.Errorf("there is no %s in %v", key, slices.Sorted(maps.Keys(m.objects)))
+		}
 	}
 }

@@ -23,8 +23,9 @@ type Prediction struct {
 	Snapshot  float64 `json:"snapshotSeconds"`
 	Copy      float64 `json:"copySeconds"`
 	Restore   float64 `json:"restoreSeconds"`
+	Replay    float64 `json:"replaySeconds"` // runs beside snapshot, copy and restore
 	Overhead  float64 `json:"overheadSeconds"`
-	Dominates string  `json:"dominates"` // the phase that costs most: snapshot, copy, restore or overhead
+	Dominates string  `json:"dominates"` // the phase that costs most: snapshot, copy, restore, replay or overhead
 }
 
 // Decision is an action with its reason and the numbers behind it.
@@ -33,6 +34,16 @@ type Decision struct {
 	WaitSeconds int         `json:"waitSeconds"` // for WaitFirst
 	Reason      string      `json:"reason"`
 	Prediction  *Prediction `json:"prediction,omitempty"`
+	// Switch are the indices that go on replay now.
+	Switch []OnReplay `json:"switch,omitempty"`
+}
+
+// History is what a migration has measured so far, older executions' rounds and passes included.
+type History struct {
+	Rounds   []Round
+	Passes   []Pass
+	Measures map[string]Measure // of the last warm round, by index
+	Strategies
 }
 
 const (
@@ -44,21 +55,30 @@ const (
 )
 
 // Predict gives the write downtime if the cut-over began now. It assumes that the final round moves what the last warm round
-// moved, which holds while the time between snapshots stays alike; the first round moves everything and predicts nothing, so
-// there must be at least two.
-func Predict(warm []Round) (Prediction, bool) {
-	if len(warm) < 2 {
-		return Prediction{}, false
+// moved, and the final pass what the last pass did, which holds while the time between them stays alike. The first round moves
+// everything and the first pass all changes since its base, so they predict nothing.
+func Predict(warm []Round, passes []Pass, onRounds, onReplay bool) (Prediction, bool) {
+	p := Prediction{Overhead: overheadSeconds}
+	if onRounds {
+		if len(warm) < 2 {
+			return p, false
+		}
+		last := warm[len(warm)-1]
+		p.Snapshot, p.Copy, p.Restore = last.Snapshot.Seconds, last.Copy.Seconds, last.Restore.Seconds
 	}
-	last := warm[len(warm)-1]
-	p := Prediction{Snapshot: last.Snapshot.Seconds, Copy: last.Copy.Seconds, Restore: last.Restore.Seconds, Overhead: overheadSeconds}
-	p.Seconds = math.Round((p.Snapshot+p.Copy+p.Restore+p.Overhead)*1000) / 1000
+	if onReplay {
+		if len(passes) < 2 {
+			return p, false
+		}
+		p.Replay = passes[len(passes)-1].Seconds
+	}
+	p.Seconds = math.Round((p.Overhead+max(p.Snapshot+p.Copy+p.Restore, p.Replay))*1000) / 1000
 	p.Dominates = "overhead"
 	most := p.Overhead
 	for _, phase := range []struct {
 		name    string
 		seconds float64
-	}{{"snapshot", p.Snapshot}, {"copy", p.Copy}, {"restore", p.Restore}} {
+	}{{"snapshot", p.Snapshot}, {"copy", p.Copy}, {"restore", p.Restore}, {"replay", p.Replay}} {
 		if phase.seconds > most {
 			p.Dominates, most = phase.name, phase.seconds
 		}
@@ -66,11 +86,11 @@ func Predict(warm []Round) (Prediction, bool) {
 	return p, true
 }
 
-// Decide says what comes after the last recorded round. rounds are all rounds of the migration in order, older executions'
-// included; execution is the one that asks, whose own rounds count against Rounds.Maximum.
-func Decide(spec Spec, execution string, rounds []Round) Decision {
+// Decide says what comes after the last recorded round. indices is how many are planned; execution is the one that asks, whose
+// own rounds count against Rounds.Maximum.
+func Decide(spec Spec, execution string, indices int, h History) Decision {
 	var warm, own []Round
-	for _, r := range rounds {
+	for _, r := range h.Rounds {
 		if r.Final {
 			continue
 		}
@@ -79,6 +99,7 @@ func Decide(spec Spec, execution string, rounds []Round) Decision {
 			own = append(own, r)
 		}
 	}
+	made := laps(own, h.Passes, execution)
 	again := func(reason string) Decision {
 		if pause := int(math.Ceil(spec.Rounds.Pause.Seconds())); pause > 0 {
 			return Decision{Action: WaitFirst, WaitSeconds: pause, Reason: reason}
@@ -86,42 +107,117 @@ func Decide(spec Spec, execution string, rounds []Round) Decision {
 		return Decision{Action: WarmAgain, Reason: reason}
 	}
 	if spec.Mode == Warm {
-		if len(own) >= spec.Rounds.Minimum {
-			return Decision{Action: Done, Reason: fmt.Sprintf("%d warm rounds made; mode warm asks for %d", len(own), spec.Rounds.Minimum)}
+		if made >= spec.Rounds.Minimum {
+			return Decision{Action: Done, Reason: fmt.Sprintf("%d warm rounds made; mode warm asks for %d", made, spec.Rounds.Minimum)}
 		}
-		return again(fmt.Sprintf("warm round %d of %d made", len(own), spec.Rounds.Minimum))
+		return again(fmt.Sprintf("warm round %d of %d made", made, spec.Rounds.Minimum))
 	}
-	p, ok := Predict(warm)
-	if !ok || len(warm) < spec.Rounds.Minimum {
-		return again(fmt.Sprintf("%d warm rounds so far; a cut-over needs %d", len(warm), spec.Rounds.Minimum))
+	if spec.LastMile == LastMileReplay && len(warm) > 0 {
+		if d, ok := change(spec, warm, h, again, "lastMile is replay"); ok {
+			return d
+		}
+	}
+	onRounds, onReplay := len(h.Replay) < indices, len(h.Replay) > 0
+	p, ok := Predict(warm, h.Passes, onRounds, onReplay)
+	// Once all indices are on replay there are no more rounds to wait for.
+	if !ok || onRounds && len(warm) < spec.Rounds.Minimum {
+		reason := fmt.Sprintf("%d warm rounds so far", len(warm))
+		if onRounds {
+			reason += fmt.Sprintf("; a cut-over needs %d", spec.Rounds.Minimum)
+		}
+		if onReplay {
+			reason += fmt.Sprintf("; a cut-over needs two passes of the replay, of which %d are made", len(h.Passes))
+		}
+		return again(reason)
 	}
 	decision := func(d Decision) Decision { d.Prediction = &p; return d }
 	window := spec.DowntimeWindow.Seconds()
-	numbers := fmt.Sprintf("predicted write downtime %.1f s (snapshot %.1f, copy %.1f, restore %.1f, overhead %.1f), window %s",
-		p.Seconds, p.Snapshot, p.Copy, p.Restore, p.Overhead, spec.DowntimeWindow)
-	if p.Seconds <= window {
+	numbers := fmt.Sprintf("predicted write downtime %.1f s (snapshot %.1f, copy %.1f, restore %.1f, replay %.1f beside them, overhead %.1f), window %s",
+		p.Seconds, p.Snapshot, p.Copy, p.Restore, p.Replay, p.Overhead, spec.DowntimeWindow)
+	back := behind(h)
+	if back != "" {
+		numbers += fmt.Sprintf("; index %s is back on rounds and no round has brought it up to date yet", back)
+	}
+	if p.Seconds <= window && back == "" {
 		return decision(Decision{Action: CutOver, Reason: numbers})
 	}
-	if len(own) >= spec.Rounds.Maximum {
+	if made >= spec.Rounds.Maximum {
 		return decision(Decision{Action: Stop, Reason: fmt.Sprintf("%s; %s dominates; rounds.maximum (%d) is reached", numbers, p.Dominates, spec.Rounds.Maximum)})
 	}
-	if stalled(warm) {
+	if back != "" {
+		return decision(again(numbers))
+	}
+	if spec.LastMile == LastMileAuto {
+		if d, ok := change(spec, warm, h, again, numbers); ok {
+			return decision(d)
+		}
+	}
+	if stalled(warm, h.Passes, onRounds, onReplay) {
 		return decision(Decision{Action: Stop, Reason: fmt.Sprintf(
-			"%s; %s dominates and the last rounds did not get shorter, so more rounds will not help; widen downtimeWindow beyond %.0f s, move fewer indices at once, or choose a quieter time",
-			numbers, p.Dominates, math.Ceil(p.Seconds))})
+			"%s; %s dominates and the last rounds did not get shorter, so more rounds will not help; widen downtimeWindow beyond %.0f s, move fewer indices at once, or choose a quieter time%s",
+			numbers, p.Dominates, math.Ceil(p.Seconds), replayHint(spec, h))})
 	}
 	return decision(again(numbers + "; the rounds are still getting shorter"))
 }
 
-// stalled reports that the last two steps from round to round won next to nothing. The first round is left out: it moved
-// everything.
-func stalled(warm []Round) bool {
-	n := len(warm)
-	if n < 4 {
-		return false
+// laps are the iterations of an execution: a round and a pass of the replay run side by side.
+func laps(own []Round, passes []Pass, execution string) int {
+	n := 0
+	for _, p := range passes {
+		if p.Execution == execution {
+			n++
+		}
 	}
-	won := func(before, after Round) bool { return after.Seconds() < (1-worthwhile)*before.Seconds() }
-	return !won(warm[n-2], warm[n-1]) && !won(warm[n-3], warm[n-2])
+	return max(len(own), n)
+}
+
+// behind names an index that went back to rounds and that no round has restored since, or "".
+func behind(h History) string {
+	for _, d := range h.Dropped {
+		if _, restored := h.Measures[d.Name]; !restored {
+			return d.Name
+		}
+	}
+	return ""
+}
+
+// replayHint tells who forbade replay what it could do.
+func replayHint(spec Spec, h History) string {
+	auto := spec
+	auto.LastMile = LastMileAuto
+	if spec.LastMile != LastMileRounds || len(chooseReplay(auto, 0, h.Measures, h.Strategies)) == 0 {
+		return ""
+	}
+	return `; lastMile "auto" would bring the updated indices up to date by replay`
+}
+
+// change puts on replay what rounds do not serve. The base of an index is the round that its copy was restored from last.
+func change(spec Spec, warm []Round, h History, again func(string) Decision, why string) (Decision, bool) {
+	chosen := chooseReplay(spec, warm[len(warm)-1].Number, h.Measures, h.Strategies)
+	if len(chosen) == 0 {
+		return Decision{}, false
+	}
+	d := again(fmt.Sprintf("%s; %d indices go on replay", why, len(chosen)))
+	d.Switch = chosen
+	return d, true
+}
+
+// stalled reports that the last two steps won next to nothing, of the rounds and of the passes. The first of each is left out: it
+// moved everything.
+func stalled(warm []Round, passes []Pass, onRounds, onReplay bool) bool {
+	won := func(before, after float64) bool { return after < (1-worthwhile)*before }
+	still := func(seconds []float64) bool {
+		n := len(seconds)
+		return n >= 4 && !won(seconds[n-2], seconds[n-1]) && !won(seconds[n-3], seconds[n-2])
+	}
+	var rounds, replays []float64
+	for _, r := range warm {
+		rounds = append(rounds, r.Seconds())
+	}
+	for _, p := range passes {
+		replays = append(replays, p.Seconds)
+	}
+	return (!onRounds || still(rounds)) && (!onReplay || still(replays))
 }
 
 // NextPoll is how long to wait before asking again: a tenth of what has passed, at least a second, at most ten minutes, so that

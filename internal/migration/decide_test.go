@@ -68,7 +68,7 @@ func TestDecide(t *testing.T) {
 		"warm with a pause":         {edit(func(s *Spec) { s.Mode = Warm; s.Rounds.Pause = Duration(time.Minute) }), rounds("me", 9), WaitFirst, "", 0, 60},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := Decide(c.spec, "me", c.rounds)
+			got := Decide(c.spec, "me", 2, History{Rounds: c.rounds})
 			if got.Action != c.want || got.WaitSeconds != c.wait || !strings.Contains(got.Reason, c.reason) || got.Reason == "" {
 				t.Errorf("got %+v, want %s, wait %d, reason %q", got, c.want, c.wait, c.reason)
 			}
@@ -89,12 +89,12 @@ func TestWhatDominates(t *testing.T) {
 		"restore":  {Snapshot: SnapshotPhase{Seconds: 5}, Copy: CopyPhase{Seconds: 5}, Restore: RestorePhase{Seconds: 9}},
 		"overhead": {Snapshot: SnapshotPhase{Seconds: 1}, Copy: CopyPhase{Seconds: 1}, Restore: RestorePhase{Seconds: 1}},
 	} {
-		p, ok := Predict([]Round{{}, r})
+		p, ok := Predict([]Round{{}, r}, nil, true, false)
 		if !ok || p.Dominates != want || p.Seconds != p.Snapshot+p.Copy+p.Restore+p.Overhead {
 			t.Errorf("%s: %+v, %t", want, p, ok)
 		}
 	}
-	if _, ok := Predict(rounds("me", 1)); ok {
+	if _, ok := Predict(rounds("me", 1), nil, true, false); ok {
 		t.Error("the first round predicts")
 	}
 }

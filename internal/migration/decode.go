@@ -229,7 +229,7 @@ func oneLetter(a, b string) bool {
 }
 
 func (r *reader) spec(doc any) Spec {
-	o, ok := r.object("$", doc, "migration", "mode", "source", "destination", "indices", "downtimeWindow", "rounds", "topology", "replicas", "comment")
+	o, ok := r.object("$", doc, "migration", "mode", "source", "destination", "indices", "downtimeWindow", "rounds", "lastMile", "topology", "replicas", "comment")
 	if !ok {
 		return Spec{}
 	}
@@ -237,7 +237,11 @@ func (r *reader) spec(doc any) Spec {
 	s := Spec{
 		Migration: o.text("migration", true, checkName),
 		Mode:      Mode(o.text("mode", false, oneOf(string(Assess), string(Warm), string(Migrate)))),
+		LastMile:  LastMile(o.text("lastMile", false, oneOf(string(LastMileAuto), string(LastMileRounds), string(LastMileReplay)))),
 		Topology:  Topology(o.text("topology", false, checkTopology)),
+	}
+	if s.LastMile == "" {
+		s.LastMile = LastMileAuto
 	}
 	if s.Mode == "" {
 		s.Mode = Migrate

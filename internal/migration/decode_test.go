@@ -55,7 +55,7 @@ func TestSmallestInputGetsEveryDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Spec{
-		Migration: "orders", Mode: Migrate, Topology: Copy,
+		Migration: "orders", Mode: Migrate, LastMile: LastMileAuto, Topology: Copy,
 		Source: Endpoint{
 			DomainARN: "arn:aws:es:eu-west-1:111122223333:domain/orders-old", Endpoint: "https://search-old.eu-west-1.es.amazonaws.com",
 			Repository: Repository{Bucket: "old-snapshots", Region: "eu-west-1", RoleARN: "arn:aws:iam::111122223333:role/snapshots"},
@@ -122,6 +122,7 @@ func TestProblems(t *testing.T) {
 		"name too long":            {[]string{"migration", `"` + long + `"`}, []string{"$.migration: at most 50 characters, has 51"}},
 		"mode":                     {[]string{"mode", `"move"`}, []string{`$.mode: must be one of assess, warm, migrate, is "move"`}},
 		"shared":                   {[]string{"topology", `"shared"`}, []string{`$.topology: "shared" is not built yet`}},
+		"last mile":                {[]string{"lastMile", `"guess"`}, []string{`$.lastMile: must be one of auto, rounds, replay, is "guess"`}},
 		"topology":                 {[]string{"topology", `"star"`}, []string{`$.topology: must be one of copy, is "star"`}},
 		"source missing":           {[]string{"source", ""}, []string{"$.source: is missing"}},
 		"source an array":          {[]string{"source", "[]"}, []string{"$.source: must be an object, is an array"}},
@@ -311,4 +312,12 @@ func FuzzDecodeSpec(f *testing.F) {
 			t.Fatalf("%s gives %+v, %v", b, again, err)
 		}
 	})
+}
+
+func TestLastMile(t *testing.T) {
+	for _, want := range []LastMile{LastMileAuto, LastMileRounds, LastMileReplay} {
+		if got, err := DecodeSpec(edited(t, "lastMile", `"`+string(want)+`"`)); err != nil || got.LastMile != want {
+			t.Errorf("%s: %q, %v", want, got.LastMile, err)
+		}
+	}
 }

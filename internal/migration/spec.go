@@ -25,6 +25,16 @@ type Topology string
 // of its own.)
 const Copy Topology = "copy"
 
+// LastMile says how the last changes travel: by rounds, which move segments, or by replay, which moves documents.
+type LastMile string
+
+// The ways of the last mile. Auto takes rounds while they fit the window and replay for the indices that keep them from it.
+const (
+	LastMileAuto   LastMile = "auto"
+	LastMileRounds LastMile = "rounds"
+	LastMileReplay LastMile = "replay"
+)
+
 // Duration is a time span written as "10m" or "1h30m" in JSON.
 type Duration time.Duration
 
@@ -52,6 +62,7 @@ type Spec struct {
 	Indices        Selection   `json:"indices"`
 	DowntimeWindow Duration    `json:"downtimeWindow"`
 	Rounds         RoundLimits `json:"rounds"`
+	LastMile       LastMile    `json:"lastMile"`
 	Topology       Topology    `json:"topology"`
 	// Replicas at the destination after the cut-over; nil means as at the source.
 	Replicas *int `json:"replicas,omitempty"`

@@ -7,6 +7,7 @@ import "strings"
 const (
 	MigrationMachine = "migration"
 	RoundMachine     = "round"
+	ReplayMachine    = "replay"
 )
 
 // Environment variables of the Lambdas.
@@ -35,6 +36,10 @@ var functions = []Function{
 	{"publish-copy", 900, 512},
 	{"restore", 120, 256},
 	{"record-round", 120, 256},
+	{"plan-replay", 300, 512},
+	{"replay", 900, 512},
+	{"reconcile-deletes", 900, 512},
+	{"record-pass", 120, 256},
 	{"decide", 60, 256},
 	{"freeze", 120, 256},
 	{"thaw", 120, 256},
@@ -54,3 +59,6 @@ func (f Function) Placeholder() string {
 
 // RoundMachinePlaceholder stands for the ARN of the round state machine.
 const RoundMachinePlaceholder = "RoundStateMachine"
+
+// ReplayMachinePlaceholder stands for the ARN of the replay state machine.
+const ReplayMachinePlaceholder = "ReplayStateMachine"

@@ -17,6 +17,7 @@ type Report struct {
 	FinishedAt    time.Time           `json:"finishedAt"`
 	WriteDowntime WriteDowntime       `json:"writeDowntime"`
 	Rounds        []migration.Round   `json:"rounds"`
+	Passes        []migration.Pass    `json:"passes"`
 	Indices       []Index             `json:"indices"`
 	LeftOut       []migration.LeftOut `json:"leftOut"`
 	Warnings      []string            `json:"warnings"`
@@ -37,4 +38,7 @@ type Index struct {
 	Name  string `json:"name"`
 	Docs  int64  `json:"docs"`
 	Bytes int64  `json:"bytes"`
+	// LastMile is how the index's last changes travelled, with the reason when it was not by rounds all the way.
+	LastMile migration.LastMile `json:"lastMile"`
+	Reason   string             `json:"reason,omitempty"`
 }

@@ -16,6 +16,8 @@ func TestFieldsOfTheReport(t *testing.T) {
 		Verdict: migration.Verified, Engines: migration.Engines{Source: "elasticsearch-7.10.2", Destination: "opensearch-2.19.0"},
 		WriteDowntime: WriteDowntime{PredictedSeconds: &predicted, MeasuredSeconds: &measured},
 		Rounds:        []migration.Round{{Number: 1}},
+		Passes:        []migration.Pass{{Number: 1}},
+		Indices:       []Index{{Name: "a", LastMile: migration.LastMileRounds}, {Name: "b", LastMile: migration.LastMileReplay, Reason: "why"}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -28,8 +30,11 @@ func TestFieldsOfTheReport(t *testing.T) {
 	round := doc["rounds"].([]any)[0].(map[string]any)
 	for name, c := range map[string]struct{ got, want []string }{
 		"report": {keys(doc), []string{
-			"checks", "engines", "execution", "finishedAt", "indices", "leftOut", "migration", "openSource", "rounds", "startedAt", "verdict", "warnings", "writeDowntime",
+			"checks", "engines", "execution", "finishedAt", "indices", "leftOut", "migration", "openSource", "passes", "rounds", "startedAt", "verdict", "warnings", "writeDowntime",
 		}},
+		"pass":      {keys(doc["passes"].([]any)[0]), []string{"bytes", "deleted", "documents", "execution", "final", "finishedAt", "number", "seconds", "startedAt"}},
+		"by rounds": {keys(doc["indices"].([]any)[0]), []string{"bytes", "docs", "lastMile", "name"}},
+		"by replay": {keys(doc["indices"].([]any)[1]), []string{"bytes", "docs", "lastMile", "name", "reason"}},
 		// What nobody measured is absent, not zero.
 		"downtime": {keys(doc["writeDowntime"]), []string{"measuredSeconds", "predictedSeconds"}},
 		"engines":  {keys(doc["engines"]), []string{"destination", "source"}},

@@ -44,6 +44,7 @@ type world struct {
 	changes, killAt int
 	killAfter       bool
 	dead            bool // a killed process makes no further calls
+	replay          *replayer
 }
 
 func (w *world) Now() time.Time { return w.now }
@@ -415,12 +416,56 @@ func (d *domain) IndexSettings(_ context.Context, indices ...string) (map[string
 	return out, d.read("IndexSettings")
 }
 
-func (d *domain) Mappings(context.Context, ...string) (map[string]json.RawMessage, error) {
-	return d.mappings, d.read("Mappings")
+func (d *domain) Open(_ context.Context, indices ...string) error {
+	return d.change("Open", strings.Join(indices, ","), func() error {
+		for _, name := range indices {
+			d.indices[name].Open = true
+		}
+		return nil
+	})
 }
 
-func (d *domain) Aliases(context.Context, ...string) (map[string]map[string]json.RawMessage, error) {
-	return d.aliases, d.read("Aliases")
+func (d *domain) PutMapping(_ context.Context, index string, mapping json.RawMessage) error {
+	return d.change("PutMapping", index, func() error { d.mappings[index] = mapping; return nil })
+}
+
+func (d *domain) UpdateAliases(_ context.Context, actions []cluster.AliasAction) error {
+	var words []string
+	for _, a := range actions {
+		words = append(words, fmt.Sprintf("%t %s/%s %s", a.Remove, a.Index, a.Alias, a.Definition))
+	}
+	return d.change("UpdateAliases", strings.Join(words, ", "), func() error {
+		for _, a := range actions {
+			if a.Remove {
+				delete(d.aliases[a.Index], a.Alias)
+				continue
+			}
+			if d.aliases[a.Index] == nil {
+				d.aliases[a.Index] = map[string]json.RawMessage{}
+			}
+			d.aliases[a.Index][a.Alias] = a.Definition
+		}
+		return nil
+	})
+}
+
+func (d *domain) Mappings(_ context.Context, indices ...string) (map[string]json.RawMessage, error) {
+	return only(d.mappings, indices), d.read("Mappings")
+}
+
+func (d *domain) Aliases(_ context.Context, indices ...string) (map[string]map[string]json.RawMessage, error) {
+	return only(d.aliases, indices), d.read("Aliases")
+}
+
+// only is what a domain answers to those who ask for some indices.
+func only[T any](m map[string]T, indices []string) map[string]T {
+	out := map[string]T{}
+	for _, name := range indices {
+		if v, ok := m[name]; ok {
+			out[name] = v
+		}
+	}
+	return out
 }
 
 func (d *domain) Count(_ context.Context, index string) (int64, error) {
@@ -466,6 +511,7 @@ func newWorld(t *testing.T) *world {
 		answers: map[string][]error{}, lost: map[string][]error{}, killAt: -1,
 	}
 	w.store = journal.NewStore(bucket{w}, "journal")
+	w.replay = &replayer{w: w}
 	fresh := func(name string) *domain {
 		return &domain{
 			w: w, name: name, health: "green", indices: map[string]*cluster.Index{}, repositories: map[string]cluster.Repository{},
@@ -600,8 +646,21 @@ func thaw(w *world) Thaw {
 	return Thaw{w.store, func(e migration.Endpoint) ThawDomain { return w.at(e) }, w}
 }
 func verification(w *world) Verify {
-	return Verify{w.store, func(e migration.Endpoint) VerifyDomain { return w.at(e) }, w}
+	return Verify{w.store, func(e migration.Endpoint) VerifyDomain { return w.at(e) }, func(from, to migration.Endpoint) ReplayVerifier { return w.between(from, to) }, w}
 }
 func finish(w *world) Finish {
 	return Finish{w.store, func(e migration.Endpoint) FinishDomain { return w.at(e) }, w}
+}
+
+func planReplay(w *world) PlanReplay {
+	return PlanReplay{w.store, func(e migration.Endpoint) PlanReplayDomain { return w.at(e) }, func(from, to migration.Endpoint) PassPlanner { return w.between(from, to) }, w}
+}
+func replaySlice(w *world) Replay {
+	return Replay{w.store, func(from, to migration.Endpoint) SliceReplayer { return w.between(from, to) }}
+}
+func reconcileDeletes(w *world) ReconcileDeletes {
+	return ReconcileDeletes{w.store, func(from, to migration.Endpoint) DeleteReconciler { return w.between(from, to) }}
+}
+func recordPass(w *world) RecordPass {
+	return RecordPass{w.store, func(e migration.Endpoint) RecordPassDomain { return w.at(e) }, w}
 }

@@ -8,9 +8,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/replay"
 	"github.com/domainferry/domainferry/internal/report"
 )
 
@@ -34,6 +36,8 @@ type FinishOutput struct {
 // FinishDomain is what handing over asks of the destination.
 type FinishDomain interface {
 	UpdateSettings(ctx context.Context, settings map[string]any, indices ...string) error
+	SequenceNumbers(ctx context.Context, indices ...string) (map[string][]cluster.ShardSequence, error)
+	IndexSettings(ctx context.Context, indices ...string) (map[string]map[string]string, error)
 }
 
 // Finish gives the destination its settings, lets it take writes, and closes the journal with the report.
@@ -80,6 +84,16 @@ func (s Finish) handOver(ctx context.Context, j *journal.Journal, p migration.Pl
 			return f, err
 		}
 	}
+	if err := s.endReplay(ctx, j, domain, p); err != nil {
+		return f, err
+	}
+	sealed, err := domain.SequenceNumbers(ctx, p.Names()...)
+	if err != nil {
+		return f, err
+	}
+	if f.State != journal.HandingOver {
+		f.Sealed = maxSeqNos(sealed)
+	}
 	f.State = journal.HandingOver
 	if err := j.SaveFreeze(ctx, f); err != nil {
 		return f, err
@@ -89,6 +103,41 @@ func (s Finish) handOver(ctx context.Context, j *journal.Journal, p migration.Pl
 	}
 	f.State, f.EndedAt = journal.HandedOver, s.Clock.Now()
 	return f, j.SaveFreeze(ctx, f)
+}
+
+// endReplay gives replayed indices the settings back that were off while documents were replayed: pipelines, the memory of
+// deletions.
+func (s Finish) endReplay(ctx context.Context, j *journal.Journal, destination FinishDomain, p migration.Plan) error {
+	strategies, err := j.Strategies(ctx)
+	if err != nil {
+		return err
+	}
+	_, indices := strategies.Split(p)
+	if len(indices) == 0 {
+		return nil
+	}
+	source, err := s.Domain(p.Spec.Source).IndexSettings(ctx, indexNames(indices)...)
+	if err != nil {
+		return err
+	}
+	for _, x := range indices {
+		after := replay.Settings(source[x.Name], source[x.Name]).After
+		delete(after, "index.blocks.write") // opened below, with the others
+		if err := destination.UpdateSettings(ctx, after, x.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func maxSeqNos(sequences map[string][]cluster.ShardSequence) map[string][]int64 {
+	m := map[string][]int64{}
+	for index, shards := range sequences {
+		for _, s := range shards {
+			m[index] = append(m[index], s.MaxSeqNo)
+		}
+	}
+	return m
 }
 
 // value is a setting to send: null puts the engine's default back.
@@ -109,14 +158,33 @@ func (s Finish) report(ctx context.Context, j *journal.Journal, p migration.Plan
 		return FinishOutput{}, err
 	}
 	downtime := seconds(f.StartedAt, f.EndedAt)
+	passes, err := j.Passes(ctx)
+	if err != nil {
+		return FinishOutput{}, err
+	}
+	strategies, err := j.Strategies(ctx)
+	if err != nil {
+		return FinishOutput{}, err
+	}
 	r := report.Report{
 		Migration: p.Spec.Migration, Execution: p.Execution, Verdict: v.Verdict, Engines: p.Engines, StartedAt: p.CreatedAt, FinishedAt: s.Clock.Now(),
 		WriteDowntime: report.WriteDowntime{PredictedSeconds: f.Prediction, MeasuredSeconds: &downtime},
-		Rounds:        rounds, LeftOut: p.LeftOut, Warnings: p.Warnings, Checks: v.Checks,
+		Rounds:        rounds, Passes: passes, LeftOut: p.LeftOut, Warnings: p.Warnings, Checks: v.Checks,
 		OpenSource: fmt.Sprintf(`PUT %s/%s/_settings {"index.blocks.write": null}`, p.Spec.Source.Endpoint, strings.Join(p.Names(), ",")),
 	}
 	for _, x := range p.Indices {
-		r.Indices = append(r.Indices, report.Index{Name: x.Name, Docs: x.Docs, Bytes: x.Bytes})
+		i := report.Index{Name: x.Name, Docs: x.Docs, Bytes: x.Bytes, LastMile: migration.LastMileRounds}
+		for _, o := range strategies.Replay {
+			if o.Index == x.Name {
+				i.LastMile, i.Reason = migration.LastMileReplay, o.Reason
+			}
+		}
+		for _, d := range strategies.Dropped {
+			if d.Name == x.Name {
+				i.Reason = "back from replay: " + d.Reason
+			}
+		}
+		r.Indices = append(r.Indices, i)
 	}
 	out := FinishOutput{
 		Migration: r.Migration, Verdict: r.Verdict, DowntimeSeconds: downtime, WritableAt: f.EndedAt, Rounds: len(rounds),

@@ -231,7 +231,12 @@ func TestThawInTheMiddleOfHandingOver(t *testing.T) {
 	arrange := func(t *testing.T) *world {
 		w := plannedWorld(t)
 		w.copies("orders-r0003", true)
+		w.destination.sequences["a"][0].MaxSeqNo = 500 // replayed: not the source's number
 		w.frozen(mine, journal.HandingOver)
+		f := w.freezeState()
+		f.Sealed = map[string][]int64{"a": {500, 11}, "b": {10}}
+		w.must(w.journal().SaveFreeze(t.Context(), f))
+		w.forget()
 		delete(w.destination.indices["a"].Settings, "index.blocks.write") // Finish died after the first index
 		return w
 	}
@@ -283,7 +288,7 @@ func TestThawUnwrapsNestedCauses(t *testing.T) {
 		"a grandchild":             {Failure{"States.TaskFailed", quote(map[string]any{"Error": "States.TaskFailed", "Cause": child})}, "Migration.RestoreFailed", "shard a[1]"},
 		"a child that was stopped": {Failure{"States.TaskFailed", `{"Status":"ABORTED","Name":"x"}`}, "States.TaskFailed", `{"Status":"ABORTED","Name":"x"}`},
 		"plain words":              {Failure{"States.Timeout", "too late"}, "States.Timeout", "too late"},
-		"out of time":              {Failure{"States.Timeout", ""}, "States.Timeout", "The final round took longer than downtimeWindow and 5m0s, or one of the cut-over's steps did not answer in its time."},
+		"out of time":              {Failure{"States.Timeout", ""}, "States.Timeout", "Moving the last delta took longer than downtimeWindow and 5m0s, or one of the cut-over's steps did not answer in its time."},
 		"a number":                 {Failure{"E", "7"}, "E", "7"},
 		"nothing":                  {Failure{"E", ""}, "E", ""},
 	} {

@@ -59,7 +59,7 @@ type PollStatus struct {
 
 // Run is the states PollSnapshot and PollRestore.
 func (s PollStatus) Run(ctx context.Context, in PollStatusInput) (PollStatusOutput, error) {
-	_, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	j, p, err := snapshotPlan(ctx, s.Journal, in.RoundInput)
 	if err != nil {
 		return PollStatusOutput{}, err
 	}
@@ -67,10 +67,10 @@ func (s PollStatus) Run(ctx context.Context, in PollStatusInput) (PollStatusOutp
 	switch in.What {
 	case pollSnapshot:
 		domain := s.Domain(p.Spec.Source)
-		once = func() (PollStatusOutput, error) { return s.snapshot(ctx, domain, p, in) }
+		once = func() (PollStatusOutput, error) { return s.snapshot(ctx, j, domain, p, in) }
 	case pollRestore:
 		domain := s.Domain(p.Spec.Destination)
-		once = func() (PollStatusOutput, error) { return s.restore(ctx, domain, p, in) }
+		once = func() (PollStatusOutput, error) { return s.restore(ctx, j, domain, p, in) }
 	default:
 		return PollStatusOutput{}, fault.Newf(fault.InvalidInput, "poll", "$.what", `must be "snapshot" or "restore", is %q`, in.What)
 	}
@@ -92,7 +92,7 @@ func (s PollStatus) Run(ctx context.Context, in PollStatusInput) (PollStatusOutp
 }
 
 // snapshot trusts only GET _snapshot for the outcome: _status says SUCCESS before the snapshot is finalised.
-func (s PollStatus) snapshot(ctx context.Context, domain PollStatusDomain, p migration.Plan, in PollStatusInput) (PollStatusOutput, error) {
+func (s PollStatus) snapshot(ctx context.Context, j *journal.Journal, domain PollStatusDomain, p migration.Plan, in PollStatusInput) (PollStatusOutput, error) {
 	repository, name := p.Spec.RepositoryName(), migration.SnapshotName(in.Migration, in.Round)
 	got, found, err := domain.Snapshot(ctx, repository, name)
 	switch {
@@ -122,7 +122,11 @@ func (s PollStatus) snapshot(ctx context.Context, domain PollStatusDomain, p mig
 		Name: got.Name, UUID: got.UUID, Shards: got.Shards.Total, Files: progress.IncrementalFiles, Bytes: progress.IncrementalBytes,
 		TotalBytes: progress.TotalBytes, Seconds: seconds(got.StartTime, got.EndTime),
 	}
-	return out, nil
+	measures := map[string]migration.Measure{}
+	for index, x := range progress.Indices {
+		measures[index] = migration.Measure{Snapshot: x.IncrementalBytes}
+	}
+	return out, j.SaveMeasures(ctx, in.Round, measures)
 }
 
 func snapshotFault(got cluster.Snapshot, p migration.Plan) error {
@@ -152,7 +156,7 @@ func percent(part, whole int64) float64 {
 
 // restore is over when every primary of every planned index has been recovered from this round's snapshot and is started. The
 // restore's own record in the cluster state proves nothing: it vanishes for failed shards too.
-func (s PollStatus) restore(ctx context.Context, domain PollStatusDomain, p migration.Plan, in PollStatusInput) (PollStatusOutput, error) {
+func (s PollStatus) restore(ctx context.Context, j *journal.Journal, domain PollStatusDomain, p migration.Plan, in PollStatusInput) (PollStatusOutput, error) {
 	name := migration.SnapshotName(in.Migration, in.Round)
 	recoveries, err := domain.Recoveries(ctx, p.Names()...)
 	if err != nil {
@@ -224,7 +228,28 @@ func (s PollStatus) restore(ctx context.Context, domain PollStatusDomain, p migr
 		phase.Seconds = min(phase.Seconds, seconds(first, last))
 	}
 	out.Done, out.Percent, out.Restore = true, 100, &phase
-	return out, nil
+	return out, saveRestored(ctx, j, in.Round, name, recoveries)
+}
+
+// saveRestored adds what the restore moved of each index to the round's measures.
+func saveRestored(ctx context.Context, j *journal.Journal, round int, snapshot string, recoveries []cluster.ShardRecovery) error {
+	measures, err := j.Measures(ctx, round)
+	if err != nil {
+		return err
+	}
+	for index, m := range measures {
+		m.Recovered, m.Reused = 0, 0
+		measures[index] = m
+	}
+	for _, r := range recoveries {
+		if r.Primary && r.Type == "SNAPSHOT" && r.Snapshot == snapshot {
+			m := measures[r.Index]
+			m.Recovered += r.RecoveredBytes
+			m.Reused += r.ReusedBytes
+			measures[r.Index] = m
+		}
+	}
+	return j.SaveMeasures(ctx, round, measures)
 }
 
 // mostExplained bounds the questions of one poll: of thousands of shards most wait for their turn.

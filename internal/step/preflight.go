@@ -25,6 +25,8 @@ type PreflightOutput struct {
 	Migration  string              `json:"migration"`
 	Mode       migration.Mode      `json:"mode"`
 	FirstRound int                 `json:"firstRound"` // one more than the journal's last
+	ByRounds   bool                `json:"byRounds"`   // indices are to be brought up to date by rounds
+	ByReplay   bool                `json:"byReplay"`   // indices are on replay from an earlier execution
 	Engines    migration.Engines   `json:"engines"`
 	Spec       migration.Spec      `json:"spec"` // with every default filled in
 	Indices    int                 `json:"indices"`
@@ -127,8 +129,13 @@ func (s Preflight) Run(ctx context.Context, in PreflightInput) (PreflightOutput,
 			return PreflightOutput{}, err
 		}
 	}
+	strategies, err := j.Strategies(ctx)
+	if err != nil {
+		return PreflightOutput{}, err
+	}
+	byRounds, byReplay := strategies.Split(p)
 	out := PreflightOutput{
-		Migration: spec.Migration, Mode: spec.Mode, FirstRound: first, Engines: p.Engines, Spec: spec, Indices: len(p.Indices),
+		Migration: spec.Migration, Mode: spec.Mode, FirstRound: first, ByRounds: len(byRounds) > 0, ByReplay: len(byReplay) > 0, Engines: p.Engines, Spec: spec, Indices: len(p.Indices),
 		LeftOut: p.LeftOut[:min(100, len(p.LeftOut))], Warnings: p.Warnings,
 	}
 	for _, x := range p.Indices {

@@ -223,3 +223,18 @@ func TestPreflightKilled(t *testing.T) {
 		}
 	})
 }
+
+// A later execution goes on with what an earlier one put on replay.
+func TestPreflightSaysWhatIsOnReplay(t *testing.T) {
+	for _, c := range []struct {
+		replay             []string
+		byRounds, byReplay bool
+	}{{nil, true, false}, {[]string{"a"}, true, true}, {[]string{"a", "b"}, false, true}, {[]string{"old", "older"}, true, false}} {
+		w := newWorld(t)
+		w.replaying(c.replay...)
+		out, err := preflight(w).Run(t.Context(), PreflightInput{Input: json.RawMessage(input), Execution: mine})
+		if err != nil || out.ByRounds != c.byRounds || out.ByReplay != c.byReplay {
+			t.Errorf("%v on replay: by rounds %t, by replay %t, %v", c.replay, out.ByRounds, out.ByReplay, err)
+		}
+	}
+}

@@ -33,7 +33,7 @@ type RecordRound struct {
 
 // Run is the state RecordRound.
 func (s RecordRound) Run(ctx context.Context, in RecordRoundInput) (migration.Round, error) {
-	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	j, p, err := snapshotPlan(ctx, s.Journal, in.RoundInput)
 	if err != nil {
 		return migration.Round{}, err
 	}

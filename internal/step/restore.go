@@ -53,7 +53,7 @@ var ignoredSettings = []string{
 
 // Run is the state StartRestore.
 func (s Restore) Run(ctx context.Context, in RestoreInput) (RestoreOutput, error) {
-	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	j, p, err := snapshotPlan(ctx, s.Journal, in.RoundInput)
 	if err != nil {
 		return RestoreOutput{}, err
 	}

@@ -54,9 +54,13 @@ type Snapshot struct {
 // Run is the state StartSnapshot. It looks for a snapshot of the round's name before it asks for one, and records the source's
 // global checkpoints before that, so that the snapshot can be the base of a replay.
 func (s Snapshot) Run(ctx context.Context, in SnapshotInput) (SnapshotOutput, error) {
-	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	j, p, err := roundPlan(ctx, s.Journal, in.RoundInput)
 	if err != nil {
 		return SnapshotOutput{}, err
+	}
+	if len(p.Indices) == 0 {
+		// Engines take a snapshot of no indices for one of all.
+		return SnapshotOutput{}, fault.Newf(fault.InvalidInput, "snapshot the planned indices", p.Spec.Source.Endpoint, "all of them are on replay, so that a round has nothing to move")
 	}
 	if in.Round == 0 {
 		if in.Round, err = nextRound(ctx, j); err != nil {

@@ -316,7 +316,7 @@ func TestPollSnapshot(t *testing.T) {
 	if _, err := poll(w, "copy", false); !fault.Is(err, fault.InvalidInput) {
 		t.Errorf("what is copy: %v", err)
 	}
-	w.wantLog()
+	w.wantLog("put measures/0002.json") // once, when it was complete
 }
 
 func TestPollSnapshotInsideTheFreeze(t *testing.T) {
@@ -398,7 +398,11 @@ func TestPollRestore(t *testing.T) {
 			if (out.WaitSeconds > 0) != (!out.Done && !out.StartAgain) || out.Done != (out.Restore != nil) {
 				t.Errorf("%+v", out)
 			}
-			w.wantLog()
+			if c.done {
+				w.wantLog("put measures/0002.json")
+			} else {
+				w.wantLog()
+			}
 		})
 	}
 }

@@ -4,6 +4,7 @@ package step
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/domainferry/domainferry/internal/cluster"
@@ -79,6 +80,32 @@ func plan(ctx context.Context, store *journal.Store, name, execution string) (*j
 	j := store.Migration(name)
 	p, err := j.Plan(ctx, execution)
 	return j, p, err
+}
+
+// roundPlan reads the plan of a round: without the indices that are on replay.
+func roundPlan(ctx context.Context, store *journal.Store, in RoundInput) (*journal.Journal, migration.Plan, error) {
+	j, p, err := plan(ctx, store, in.Migration, in.Execution)
+	if err != nil {
+		return j, p, err
+	}
+	strategies, err := j.Strategies(ctx)
+	p.Indices, _ = strategies.Split(p)
+	return j, p, err
+}
+
+// snapshotPlan is the plan of a round whose snapshot has been started: only with the indices that are in it, because a pass beside the
+// round may have put an index back on rounds since. The round's checkpoints, recorded before its snapshot, tell which those are.
+func snapshotPlan(ctx context.Context, store *journal.Store, in RoundInput) (*journal.Journal, migration.Plan, error) {
+	j, p, err := roundPlan(ctx, store, in)
+	if err != nil {
+		return j, p, err
+	}
+	c, found, err := j.Checkpoints(ctx, in.Round)
+	if err != nil || !found {
+		return j, p, err
+	}
+	p.Indices = slices.DeleteFunc(p.Indices, func(x migration.PlannedIndex) bool { _, in := c.PerShard[x.Name]; return !in })
+	return j, p, nil
 }
 
 // byName indexes a domain's list of indices.

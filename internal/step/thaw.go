@@ -82,7 +82,7 @@ func (s Thaw) Run(ctx context.Context, in ThawInput) (ThawOutput, error) {
 		return out, err
 	}
 	if f.State == journal.HandingOver {
-		accepted, err := s.destinationAccepted(ctx, p)
+		accepted, err := s.destinationAccepted(ctx, p, f)
 		if err != nil {
 			return out, err
 		}
@@ -118,9 +118,14 @@ func (s Thaw) giveBack(ctx context.Context, p migration.Plan, f journal.Freeze) 
 	return setBlocks(ctx, domain, before)
 }
 
+// settingsUpdater changes index settings.
+type settingsUpdater interface {
+	UpdateSettings(ctx context.Context, settings map[string]any, indices ...string) error
+}
+
 // setBlocks sets index.blocks.write of each index to the value given, "" meaning unset, one request a value. It returns the
 // indices whose request was answered.
-func setBlocks(ctx context.Context, domain FinishDomain, blocks map[string]string) ([]string, error) {
+func setBlocks(ctx context.Context, domain settingsUpdater, blocks map[string]string) ([]string, error) {
 	groups := map[string][]string{}
 	for _, name := range slices.Sorted(maps.Keys(blocks)) {
 		groups[blocks[name]] = append(groups[blocks[name]], name)
@@ -137,25 +142,21 @@ func setBlocks(ctx context.Context, domain FinishDomain, blocks map[string]strin
 
 // destinationAccepted blocks the destination again and reports whether it took a write while it was being opened: then the
 // source no longer has everything and must not be opened.
-func (s Thaw) destinationAccepted(ctx context.Context, p migration.Plan) (bool, error) {
+func (s Thaw) destinationAccepted(ctx context.Context, p migration.Plan, f journal.Freeze) (bool, error) {
 	destination := s.Domain(p.Spec.Destination)
 	if err := destination.AddWriteBlock(ctx, p.Names()...); err != nil {
 		return false, err
 	}
-	here, err := destination.SequenceNumbers(ctx, p.Names()...)
-	if err != nil {
-		return false, err
-	}
-	there, err := s.Domain(p.Spec.Source).SequenceNumbers(ctx, p.Names()...)
+	now, err := destination.SequenceNumbers(ctx, p.Names()...)
 	if err != nil {
 		return false, err
 	}
 	for _, x := range p.Indices {
-		if !slices.EqualFunc(here[x.Name], there[x.Name], func(a, b cluster.ShardSequence) bool { return a.Shard == b.Shard && a.MaxSeqNo == b.MaxSeqNo }) {
-			return true, nil
+		if len(now[x.Name]) != x.Shards {
+			return false, fault.Newf(fault.Unavailable, "see whether index "+x.Name+" took a write", p.Spec.Destination.Endpoint, "%d of %d primary shards answered", len(now[x.Name]), x.Shards)
 		}
 	}
-	return false, nil
+	return !maps.EqualFunc(f.Sealed, maxSeqNos(now), slices.Equal[[]int64]), nil
 }
 
 // goForward opens the destination, which has acknowledged writes that the source does not have.
@@ -177,7 +178,7 @@ func (o ThawOutput) explain(f *Failure, state string) ThawOutput {
 	name, cause := innermost(*f)
 	if name == "States.Timeout" && cause == "" {
 		// The service says no more.
-		cause = fmt.Sprintf("The final round took longer than downtimeWindow and %s, or one of the cut-over's steps did not answer in its time.", grace)
+		cause = fmt.Sprintf("Moving the last delta took longer than downtimeWindow and %s, or one of the cut-over's steps did not answer in its time.", grace)
 	}
 	o.Error = name
 	o.Cause = shorten(cause, 24<<10) + "\n" + o.Cause

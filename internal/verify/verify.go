@@ -27,6 +27,9 @@ type Index struct {
 	Samples  map[string]string // document key -> Digest of the document; nil when none were looked at
 }
 
+// SequenceNumbers is the name of the check that compares max_seq_no shard by shard.
+const SequenceNumbers = "sequence-numbers"
+
 // Digest is the hash of a document: id, routing, version and source with keys in order, so that two engines that write the same
 // source differently in white space or key order agree.
 func Digest(id, routing string, version int64, source json.RawMessage) (string, error) {
@@ -71,7 +74,7 @@ func Compare(name string, source, destination Index) []migration.Check {
 	}
 	checks := []migration.Check{
 		check("documents", source.Docs == destination.Docs, "source %d, destination %d", source.Docs, destination.Docs),
-		check("sequence-numbers", slices.Equal(source.MaxSeqNo, destination.MaxSeqNo) && len(source.MaxSeqNo) > 0,
+		check(SequenceNumbers, slices.Equal(source.MaxSeqNo, destination.MaxSeqNo) && len(source.MaxSeqNo) > 0,
 			"max_seq_no per shard: source %v, destination %v", source.MaxSeqNo, destination.MaxSeqNo),
 		compareAliases(name, source.Aliases, destination.Aliases),
 		compareMapping(name, source.Mapping, destination.Mapping),
@@ -158,6 +161,8 @@ var own = []string{
 	"index.auto_expand_replicas", "index.refresh_interval", "index.blocks.", "index.routing.", "index.resize.", "index.frozen",
 	"index.verified_before_close", "index.replication.type", "index.lifecycle.", "index.plugins.index_state_management.",
 	"index.opendistro.index_state_management.", "index.remote_store.",
+	// Off while documents are replayed, and put back when the destination is opened.
+	"index.gc_deletes", "index.default_pipeline", "index.final_pipeline",
 }
 
 func compareSettings(index string, source, destination map[string]string) migration.Check {

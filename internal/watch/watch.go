@@ -22,12 +22,13 @@ type StepFunctions interface {
 
 // Progress is where a migration stands, as far as its histories tell.
 type Progress struct {
-	State      string // of the migration machine: Preflight, Round, Freeze...
+	State      string // of the migration machine: Preflight, Warm, Freeze...
 	Round      int    // 0 before the first
 	Phase      string // of the round: snapshot, copy, restore
 	Percent    float64
 	Bytes      int64
 	TotalBytes int64
+	Replaying  bool     // a pass of the replay runs beside the round
 	Predicted  *float64 // write downtime in seconds, once there is a prediction
 	Reason     string   // of the last decision
 }
@@ -44,6 +45,9 @@ func (p Progress) String() string {
 	}
 	if p.TotalBytes > 0 {
 		fmt.Fprintf(&b, " %5.1f %%  %s of %s", p.Percent, megabytes(p.Bytes), megabytes(p.TotalBytes))
+	}
+	if p.Replaying {
+		b.WriteString("  + replay")
 	}
 	if p.Predicted != nil {
 		fmt.Fprintf(&b, "  predicted downtime %.1f s", *p.Predicted)
@@ -102,27 +106,40 @@ func (w Watcher) look(ctx context.Context, execution string, last Progress) (Pro
 		return last, err
 	}
 	p := last
-	var state, child string
-	decided := false
+	p.State, p.Replaying = "", false
+	p.Phase, p.Percent, p.Bytes, p.TotalBytes = "", 0, 0, 0
+	var round string
+	var left, decided bool
 	for _, e := range events {
 		switch {
-		case state == "" && e.StateEnteredEventDetails != nil:
-			state = aws.ToString(e.StateEnteredEventDetails.Name)
-		case child == "" && e.TaskSubmittedEventDetails != nil && aws.ToString(e.TaskSubmittedEventDetails.ResourceType) == "states":
+		case e.Type == types.HistoryEventTypeParallelStateExited:
+			left = true
+		case e.Type == types.HistoryEventTypeParallelStateEntered:
+			// Newer states than this are branches of it, unless it has been left.
+			if !left {
+				p.State = aws.ToString(e.StateEnteredEventDetails.Name)
+			}
+			if p.State == aws.ToString(e.StateEnteredEventDetails.Name) && round != "" {
+				return w.round(ctx, round, p)
+			}
+			left, round = true, ""
+		case p.State == "" && e.StateEnteredEventDetails != nil:
+			p.State = aws.ToString(e.StateEnteredEventDetails.Name)
+		case !left && e.TaskSubmittedEventDetails != nil && aws.ToString(e.TaskSubmittedEventDetails.ResourceType) == "states":
 			var out struct{ ExecutionArn string }
-			if json.Unmarshal([]byte(aws.ToString(e.TaskSubmittedEventDetails.Output)), &out) == nil {
-				child = out.ExecutionArn
+			if json.Unmarshal([]byte(aws.ToString(e.TaskSubmittedEventDetails.Output)), &out) != nil {
+				continue
+			}
+			if strings.Contains(out.ExecutionArn, "eplay:") {
+				p.Replaying = true
+			} else if round == "" {
+				round = out.ExecutionArn
 			}
 		case !decided && e.TaskSucceededEventDetails != nil:
 			decided = p.decision(aws.ToString(e.TaskSucceededEventDetails.Output))
 		}
 	}
-	p.State = state
-	if !strings.HasSuffix(state, "Round") || child == "" {
-		p.Phase, p.Percent, p.Bytes, p.TotalBytes = "", 0, 0, 0
-		return p, nil
-	}
-	return w.round(ctx, child, p)
+	return p, nil
 }
 
 func (w Watcher) newest(ctx context.Context, execution string) ([]types.HistoryEvent, error) {

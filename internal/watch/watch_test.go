@@ -54,6 +54,17 @@ func succeeded(payload string) types.HistoryEvent {
 	return types.HistoryEvent{TaskSucceededEventDetails: &types.TaskSucceededEventDetails{Output: aws.String(`{"Payload":` + payload + `}`)}}
 }
 
+// parallel is a parallel state that was entered; its branches' states are newer.
+func parallel(state string) types.HistoryEvent {
+	e := entered(state)
+	e.Type = types.HistoryEventTypeParallelStateEntered
+	return e
+}
+
+func left(state string) types.HistoryEvent {
+	return types.HistoryEvent{Type: types.HistoryEventTypeParallelStateExited, StateExitedEventDetails: &types.StateExitedEventDetails{Name: aws.String(state)}}
+}
+
 func TestFollow(t *testing.T) {
 	decided := succeeded(`{"action":"cutover","reason":"it fits","prediction":{"seconds":4.5}}`)
 	polled := succeeded(`{"what":"snapshot","round":2,"percent":25,"bytes":250,"totalBytes":1000}`)
@@ -61,10 +72,10 @@ func TestFollow(t *testing.T) {
 		status: []types.ExecutionStatus{"RUNNING", "RUNNING", "RUNNING", "RUNNING", "RUNNING", "SUCCEEDED"},
 		looks: []map[string][]types.HistoryEvent{
 			{"m": {entered("Preflight")}},
-			{"m": {submitted("r1"), entered("Round")}, "r1": {polled, entered("PollSnapshot")}},
-			{"m": {submitted("r1"), entered("Round")}, "r1": {polled, entered("PollSnapshot")}}, // no news
-			{"m": {submitted("r1"), entered("Round")}, "r1": {entered("Copy"), polled, entered("PollSnapshot")}},
-			{"m": {entered("Freeze"), decided, entered("Decide"), submitted("r1"), entered("Round")}},
+			{"m": {submitted("r1"), entered("Round"), parallel("Warm")}, "r1": {polled, entered("PollSnapshot")}},
+			{"m": {submitted("r1"), entered("Round"), parallel("Warm")}, "r1": {polled, entered("PollSnapshot")}}, // no news
+			{"m": {submitted("r1"), entered("Round"), parallel("Warm")}, "r1": {entered("Copy"), polled, entered("PollSnapshot")}},
+			{"m": {entered("Freeze"), decided, entered("Decide"), left("Warm"), submitted("r1"), entered("Round"), parallel("Warm")}},
 			{"m": {entered("Migrated"), succeeded(`{"verdict":"verified"}`)}},
 		},
 	}
@@ -84,7 +95,7 @@ func TestFollow(t *testing.T) {
 	for _, p := range all {
 		states = append(states, fmt.Sprint(p.State, "/", p.Phase, "/", p.Round))
 	}
-	if !slices.Equal(states, []string{"Preflight//0", "Round/snapshot/2", "Round/copy/2", "Freeze//2", "Migrated//2"}) {
+	if !slices.Equal(states, []string{"Preflight//0", "Warm/snapshot/2", "Warm/copy/2", "Freeze//2", "Migrated//2"}) {
 		t.Fatalf("reported %v", states)
 	}
 	if all[1].Percent != 25 || all[1].Bytes != 250 || all[1].TotalBytes != 1000 || !strings.Contains(lines[1], "25.0 %") {
@@ -114,4 +125,44 @@ func TestFollowEnds(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// The two branches of Warm and MoveLastDelta, in whatever order their events come.
+func TestFollowBranches(t *testing.T) {
+	const replay = "arn:aws:states:eu-west-1:111122223333:execution:DomainFerryReplay:p1"
+	polled := succeeded(`{"what":"restore","round":3,"percent":50,"bytes":5,"totalBytes":10}`)
+	rounds := map[string][]types.HistoryEvent{"r1": {entered("Copy")}, "r2": {polled, entered("PollRestore")}}
+	for name, c := range map[string]struct {
+		events []types.HistoryEvent
+		want   string
+	}{
+		"both run":          {[]types.HistoryEvent{submitted(replay), submitted("r2"), entered("Replay"), entered("Round"), parallel("Warm")}, "Warm/restore/3/true/50"},
+		"the other way":     {[]types.HistoryEvent{submitted("r2"), entered("Round"), submitted(replay), entered("Replay"), parallel("Warm")}, "Warm/restore/3/true/50"},
+		"no replay":         {[]types.HistoryEvent{entered("NoReplay"), submitted("r2"), entered("Round"), parallel("Warm")}, "Warm/restore/3/false/50"},
+		"no round":          {[]types.HistoryEvent{submitted(replay), entered("NoRound"), entered("Replay"), parallel("Warm")}, "Warm//0/true/0"},
+		"nothing yet":       {[]types.HistoryEvent{entered("RoundNeeded"), parallel("Warm")}, "Warm//0/false/0"},
+		"in the freeze":     {[]types.HistoryEvent{submitted(replay), submitted("r2"), entered("FinalRound"), parallel("MoveLastDelta"), entered("Freeze")}, "MoveLastDelta/restore/3/true/50"},
+		"after both":        {[]types.HistoryEvent{entered("Verify"), left("MoveLastDelta"), submitted(replay), submitted("r2"), parallel("MoveLastDelta")}, "Verify//0/false/0"},
+		"a round before":    {[]types.HistoryEvent{submitted("r2"), parallel("Warm"), entered("Decide"), left("Warm"), submitted("r1"), parallel("Warm")}, "Warm/restore/3/false/50"},
+		"a replay before":   {[]types.HistoryEvent{submitted("r2"), parallel("Warm"), entered("Decide"), left("Warm"), submitted(replay), parallel("Warm")}, "Warm/restore/3/false/50"},
+		"between two":       {[]types.HistoryEvent{entered("Wait"), entered("Decide"), left("Warm"), submitted(replay), submitted("r1"), parallel("Warm")}, "Wait//0/false/0"},
+		"only just entered": {[]types.HistoryEvent{parallel("Warm"), entered("Wait"), entered("Decide"), left("Warm"), submitted("r1"), parallel("Warm")}, "Warm//0/false/0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			look := map[string][]types.HistoryEvent{"m": c.events}
+			for arn, events := range rounds {
+				look[arn] = events
+			}
+			h := &histories{status: []types.ExecutionStatus{"SUCCEEDED"}, looks: []map[string][]types.HistoryEvent{look}}
+			var got []string
+			if _, err := (Watcher{Client: h}).Follow(t.Context(), "m", func(p Progress) {
+				got = append(got, fmt.Sprintf("%s/%s/%d/%t/%g", p.State, p.Phase, p.Round, p.Replaying, p.Percent))
+				if strings.Contains(p.String(), "+ replay") != p.Replaying {
+					t.Errorf("%+v is told as %q", p, p)
+				}
+			}); err != nil || !slices.Equal(got, []string{c.want}) {
+				t.Errorf("reported %v, %v, want %s", got, err, c.want)
+			}
+		})
+	}
 }

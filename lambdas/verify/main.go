@@ -17,5 +17,6 @@ func main() {
 		log.Fatal(err)
 	}
 	domain := func(e migration.Endpoint) step.VerifyDomain { return c.Domain(e) }
-	lambdahost.Start(step.Verify{Journal: c.Journal, Domain: domain, Clock: step.WallClock{}}.Run)
+	verifier := func(from, to migration.Endpoint) step.ReplayVerifier { return c.Replayer(from, to) }
+	lambdahost.Start(step.Verify{Journal: c.Journal, Domain: domain, Replay: verifier, Clock: step.WallClock{}}.Run)
 }

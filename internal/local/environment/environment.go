@@ -95,6 +95,7 @@ type Environment struct {
 	S3URL               string // what the Lambdas use: the gateway, behind a proxy that injects faults
 	MigrationARN        string // state machine
 	RoundARN            string // state machine
+	ReplayARN           string // state machine
 
 	dir     string // data of nodes and gateway, removed by Close
 	closers []func() error

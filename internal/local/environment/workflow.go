@@ -61,25 +61,25 @@ func (i invoker) Invoke(ctx context.Context, arn string, payload []byte) ([]byte
 // machine that fails, times out or is stopped has its writes given back.
 func (e *Environment) addMachines() error {
 	e.Engine = asl.New(asl.Config{Lambda: invoker{e.Lambdas}, Region: Region, Account: Account})
-	substitutions := map[string]string{names.RoundMachinePlaceholder: e.Engine.ARN(names.RoundMachine)}
+	substitutions := map[string]string{
+		names.RoundMachinePlaceholder: e.Engine.ARN(names.RoundMachine), names.ReplayMachinePlaceholder: e.Engine.ARN(names.ReplayMachine),
+	}
 	for _, f := range names.Functions() {
 		substitutions[f.Placeholder()] = functionARN(f.Name)
 	}
-	for name, definition := range map[string]string{names.MigrationMachine: statemachine.Migration, names.RoundMachine: statemachine.Round} {
+	definitions := map[string]string{
+		names.MigrationMachine: statemachine.Migration, names.RoundMachine: statemachine.Round, names.ReplayMachine: statemachine.Replay,
+	}
+	for name, definition := range definitions {
 		m, err := asl.Parse([]byte(definition), substitutions)
 		if err != nil {
 			return fmt.Errorf("state machine %s: %w", name, err)
 		}
-		added, err := e.Engine.AddStateMachine(name, m)
-		if err != nil {
+		if _, err := e.Engine.AddStateMachine(name, m); err != nil {
 			return err
 		}
-		if name == names.MigrationMachine {
-			e.MigrationARN = added.ARN
-		} else {
-			e.RoundARN = added.ARN
-		}
 	}
+	e.MigrationARN, e.RoundARN, e.ReplayARN = e.Engine.ARN(names.MigrationMachine), e.Engine.ARN(names.RoundMachine), e.Engine.ARN(names.ReplayMachine)
 	cancel := e.Engine.Observe(asl.Observer{StatusChanged: func(c asl.StatusChange) {
 		if c.Execution.StateMachineARN != e.MigrationARN {
 			return

@@ -31,6 +31,7 @@ import (
 type Config struct {
 	Environment environment.Config
 	Window      string  // downtimeWindow
+	LastMile    string  // lastMile of the input; "" leaves the default
 	Data        string  // the user's own NDJSON file; "" makes data
 	Bytes       int64   // of made data; 0 is the workload's default
 	Rate        float64 // client operations a second; 0 is the workload's default
@@ -118,7 +119,11 @@ func fill(ctx context.Context, cfg Config, env *environment.Environment) (*workl
 // migrate starts the execution, shows its progress, and sends the clients to the destination the moment it has succeeded.
 func migrate(ctx context.Context, cfg Config, env *environment.Environment, writer *workload.Writer) (string, error) {
 	client := env.StepFunctions()
-	input, err := json.Marshal(env.Input(name, cfg.Window))
+	document := env.Input(name, cfg.Window)
+	if cfg.LastMile != "" {
+		document["lastMile"] = cfg.LastMile
+	}
+	input, err := json.Marshal(document)
 	if err != nil {
 		return "", err
 	}
@@ -210,7 +215,7 @@ func (r Report) problem() error {
 	return r.Check.Problem()
 }
 
-// saveHistory writes the histories of the execution and of its rounds, as GetExecutionHistory gives them.
+// saveHistory writes the histories of the execution, its rounds and its passes, as GetExecutionHistory gives them.
 func saveHistory(ctx context.Context, client *sfn.Client, env *environment.Environment, dir, arn string) error {
 	type history struct {
 		ExecutionARN string               `json:"executionArn"`
@@ -218,14 +223,16 @@ func saveHistory(ctx context.Context, client *sfn.Client, env *environment.Envir
 		Events       []types.HistoryEvent `json:"events"`
 	}
 	arns := []string{arn}
-	pages := sfn.NewListExecutionsPaginator(client, &sfn.ListExecutionsInput{StateMachineArn: &env.RoundARN})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return fmt.Errorf("list the rounds: %w", err)
-		}
-		for _, e := range page.Executions {
-			arns = append(arns, aws.ToString(e.ExecutionArn))
+	for _, machine := range []string{env.RoundARN, env.ReplayARN} {
+		pages := sfn.NewListExecutionsPaginator(client, &sfn.ListExecutionsInput{StateMachineArn: &machine})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				return fmt.Errorf("list the executions of %s: %w", machine, err)
+			}
+			for _, e := range page.Executions {
+				arns = append(arns, aws.ToString(e.ExecutionArn))
+			}
 		}
 	}
 	var all []history
@@ -267,6 +274,16 @@ func (r Report) Print(w io.Writer) {
 		}
 		fmt.Fprintf(w, "%-6d %-6s %10s in %6.2f s %10s in %6.2f s %10s, %9s in %6.2f s\n", x.Number, kind, mb(x.Snapshot.Bytes), x.Snapshot.Seconds,
 			mb(x.Copy.Bytes), x.Copy.Seconds, mb(x.Restore.RecoveredBytes), mb(x.Restore.ReusedBytes), x.Restore.Seconds)
+	}
+	for _, x := range r.Passes {
+		kind := "warm"
+		if x.Final {
+			kind = "final"
+		}
+		fmt.Fprintf(w, "pass %-2d %-5s %d documents (%s) replayed, %d deleted in %.2f s\n", x.Number, kind, x.Documents, mb(x.Bytes), x.Deleted, x.Seconds)
+	}
+	for _, x := range r.Indices {
+		fmt.Fprintf(w, "index %-12s last mile by %s %s\n", x.Name, x.LastMile, x.Reason)
 	}
 	fmt.Fprintf(w, "\nverdict          %s (%d checks)\n", r.Verdict, len(r.Checks))
 	fmt.Fprintf(w, "write downtime   predicted %s, measured %s, seen by the client %s\n",

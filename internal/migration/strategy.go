@@ -1,0 +1,106 @@
+package migration
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Strategies say which indices are brought up to date by replay; all others are by rounds. An index is put on replay once: after
+// the first replayed write its segments are its own and no warm restore can reuse them.
+type Strategies struct {
+	Replay []OnReplay `json:"replay"`
+	// Dropped indices went back to rounds, with the reason, and stay there.
+	Dropped []LeftOut `json:"dropped"`
+}
+
+// OnReplay is an index on replay.
+type OnReplay struct {
+	Index  string `json:"index"`
+	Base   int    `json:"base"` // the round whose checkpoints are the base
+	Reason string `json:"reason"`
+}
+
+// Has reports whether the index is on replay.
+func (s Strategies) Has(index string) bool {
+	return slices.ContainsFunc(s.Replay, func(r OnReplay) bool { return r.Index == index })
+}
+
+// Drop puts an index back on rounds.
+func (s *Strategies) Drop(index, reason string) {
+	s.Replay = slices.DeleteFunc(s.Replay, func(r OnReplay) bool { return r.Index == index })
+	s.Dropped = append(s.Dropped, LeftOut{Name: index, Reason: reason})
+}
+
+// Split gives the plan's indices on rounds and those on replay.
+func (s Strategies) Split(p Plan) (rounds, replay []PlannedIndex) {
+	for _, x := range p.Indices {
+		if s.Has(x.Name) {
+			replay = append(replay, x)
+		} else {
+			rounds = append(rounds, x)
+		}
+	}
+	return rounds, replay
+}
+
+// Within are the strategies of the plan's indices alone: an older plan may have had others.
+func (s Strategies) Within(p Plan) Strategies {
+	var in Strategies
+	for _, r := range s.Replay {
+		if _, planned := p.Index(r.Index); planned {
+			in.Replay = append(in.Replay, r)
+		}
+	}
+	for _, d := range s.Dropped {
+		if _, planned := p.Index(d.Name); planned {
+			in.Dropped = append(in.Dropped, d)
+		}
+	}
+	return in
+}
+
+// Measure is what one round moved of one index, in bytes.
+type Measure struct {
+	Snapshot  int64 `json:"snapshot"`  // new in the snapshot
+	Recovered int64 `json:"recovered"` // moved by the restore
+	Reused    int64 `json:"reused"`
+}
+
+// Pass is what one pass of the replay measured.
+type Pass struct {
+	Number     int       `json:"number"`
+	Final      bool      `json:"final"`
+	Execution  string    `json:"execution"`
+	StartedAt  time.Time `json:"startedAt"`
+	FinishedAt time.Time `json:"finishedAt"`
+	Documents  int64     `json:"documents"` // written
+	Bytes      int64     `json:"bytes"`
+	Deleted    int64     `json:"deleted"`
+	Seconds    float64   `json:"seconds"`
+}
+
+// chooseReplay picks the indices that rounds do not serve: those whose restore moved far more than their snapshot, because
+// updated documents make whole segments move. measures are those of the last warm round.
+func chooseReplay(spec Spec, base int, measures map[string]Measure, s Strategies) []OnReplay {
+	var chosen []OnReplay
+	for index, m := range measures {
+		asked := spec.LastMile == LastMileReplay && m.Recovered > 0
+		wasteful := m.Recovered > 2*m.Snapshot+slack
+		dropped := slices.ContainsFunc(s.Dropped, func(l LeftOut) bool { return l.Name == index })
+		if s.Has(index) || dropped || !asked && !wasteful {
+			continue
+		}
+		reason := fmt.Sprintf("round %d moved %d bytes to bring it %d new ones: updated documents make whole segments move", base, m.Recovered, m.Snapshot)
+		if asked {
+			reason = "lastMile is replay"
+		}
+		chosen = append(chosen, OnReplay{Index: index, Base: base, Reason: reason})
+	}
+	slices.SortFunc(chosen, func(a, b OnReplay) int { return cmp.Compare(a.Index, b.Index) })
+	return chosen
+}
+
+// slack is what a restore moves of an index besides its new segments: some hundred bytes a shard, and merges.
+const slack = 1 << 20
