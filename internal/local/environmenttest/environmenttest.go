@@ -62,8 +62,11 @@ func build(root string) (string, error) {
 		if err := os.MkdirAll(filepath.Join(dir, f.Name), 0o755); err != nil {
 			return "", err
 		}
-		err := os.Symlink(filepath.Join("..", "bin", f.Name), filepath.Join(dir, f.Name, "bootstrap"))
-		if err != nil && !errors.Is(err, os.ErrExist) {
+		link, target := filepath.Join(dir, f.Name, "bootstrap"), filepath.Join("..", "bin", f.Name)
+		if now, err := os.Readlink(link); err == nil && now == target {
+			continue
+		}
+		if err := errors.Join(os.RemoveAll(link), os.Symlink(target, link)); err != nil && !errors.Is(err, os.ErrExist) {
 			return "", err
 		}
 	}
