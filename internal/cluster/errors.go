@@ -62,6 +62,16 @@ func NameTaken(err error) bool {
 	return ok && HasType(err, "invalid_snapshot_name_exception") && strings.Contains(r.text(), "same name")
 }
 
+// openIndex is how Elasticsearch 6 to OpenSearch 3 say that an index to be restored exists and is open.
+var openIndex = re(`cannot restore index \[[^\n]*(open index with same name|because it's open)`)
+
+// OpenIndexInTheWay reports whether err is the refusal of a restore over an open index: after a lost answer that may well be the
+// caller's own restore, which has taken effect since it looked.
+func OpenIndexInTheWay(err error) bool {
+	r, ok := errors.AsType[*Refusal](err)
+	return ok && openIndex.MatchString(r.text())
+}
+
 func (r *Refusal) text() string {
 	var b strings.Builder
 	for _, c := range r.Causes {
@@ -159,7 +169,7 @@ var signatures = []signature{
 		"The snapshot is not complete, and Domain Ferry never restores a part of an index. Take a new snapshot once the source is green."},
 	{"snapshot not visible", nil, re(`snapshot does not exist`), fault.RequestRefused,
 		"The repository as this domain sees it does not hold the snapshot: its index-N was not copied yet, or the registration keeps an old list. Redrive from the copy, or register the repository again."},
-	{"index open", nil, re(`cannot restore index \[[^\n]*(open index with same name|because it's open)`), fault.RequestRefused,
+	{"index open", nil, openIndex, fault.RequestRefused,
 		"An open index of this name exists at the destination. If this migration made it, it must be closed first; if not, delete or rename it. System indices are to be left out."},
 	{"shard count", nil, re(`cannot restore index \[[^\n]*shards from a snapshot of index`), fault.RequestRefused,
 		"The destination's copy has another number of primary shards than the source's index (it was re-created, shrunk or split). Delete the destination's copy, so that it is restored anew."},

@@ -97,12 +97,17 @@ func (s Restore) start(ctx context.Context, domain RestoreDomain, p migration.Pl
 			return 0, err
 		}
 	}
-	return len(todo), domain.Restore(ctx, p.Spec.RepositoryName(), snapshot, cluster.RestoreRequest{
+	err = domain.Restore(ctx, p.Spec.RepositoryName(), snapshot, cluster.RestoreRequest{
 		Indices: todo, IncludeAliases: in.Final, IgnoreSettings: ignoredSettings,
 		Settings: map[string]any{
 			"index.number_of_replicas": 0, "index.auto_expand_replicas": "false", "index.refresh_interval": "-1", "index.blocks.write": true,
 		},
 	})
+	if cluster.OpenIndexInTheWay(err) {
+		// Nothing was open when we looked: an earlier request of ours, whose answer was lost, has taken effect since. Look again.
+		return 0, fault.New(fault.Busy, "restore snapshot "+snapshot, p.Spec.Destination.Endpoint, err)
+	}
+	return len(todo), err
 }
 
 // outstanding lists the planned indices that are not yet restored, or being restored, from the snapshot, and those of them that
@@ -165,6 +170,10 @@ func (s Restore) underWay(ctx context.Context, domain RestoreDomain, p migration
 	}
 	count := map[string]int{}
 	for _, r := range recoveries {
+		if r.Primary && r.Type == "EMPTY_STORE" {
+			return nil, fault.Newf(fault.DestinationOccupied, "restore index "+r.Index, p.Spec.Destination.Endpoint,
+				"the index there was created empty, not restored: somebody else made it since the plan")
+		}
 		if r.Primary && r.Type == "SNAPSHOT" && r.Snapshot == snapshot {
 			count[r.Index]++
 		}

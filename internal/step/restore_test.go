@@ -234,3 +234,40 @@ func TestDecide(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 }
+
+// TestRestoreThatTookEffectLate: the first request's answer was lost, the step looked before it took effect, and asked again.
+func TestRestoreThatTookEffectLate(t *testing.T) {
+	late := fault.New(fault.RequestRefused, "restore", "destination", &cluster.Refusal{Status: 500, Causes: []cluster.Cause{{
+		Type: "snapshot_restore_exception", Reason: "[r:s/x] cannot restore index [a] because an open index with same name already exists in the cluster.",
+	}}})
+	w := plannedWorld(t)
+	w.answers["destination Restore"] = []error{late}
+	out, err := runRestore(w, round(1, false))
+	if err != nil || out.Accepted || out.WaitSeconds < 1 {
+		t.Fatalf("warm: %+v, %v; want to look again", out, err)
+	}
+	for _, name := range []string{"a", "b"} {
+		w.destination.add(name, 2)
+		w.destination.recover("orders-r0001", name, w.source.indices[name].Primaries)
+	}
+	w.forget()
+	if out, err := runRestore(w, round(1, false)); err != nil || !out.Accepted || out.Indices != 0 {
+		t.Errorf("looked again: %+v, %v", out, err)
+	}
+	w.wantLog()
+}
+
+// TestRestoreOverAnIndexThatAppeared: recorded as a copy to be made, but made by somebody else before the restore.
+func TestRestoreOverAnIndexThatAppeared(t *testing.T) {
+	w := plannedWorld(t)
+	w.answers["destination Restore"] = []error{unknown("restore")}
+	if _, err := runRestore(w, round(1, false)); !fault.Is(err, fault.OutcomeUnknown) {
+		t.Fatal(err)
+	}
+	w.destination.add("a", 1)
+	w.destination.recoveries = []cluster.ShardRecovery{{Index: "a", Primary: true, Type: "EMPTY_STORE", Stage: "DONE"}}
+	w.forget()
+	_, err := runRestore(w, round(1, false))
+	wantFault(t, err, fault.DestinationOccupied, "a")
+	w.wantLog()
+}
