@@ -53,56 +53,19 @@ func (c *Client) ShardHistories(ctx context.Context, indices ...string) (map[str
 		if err != nil {
 			return err
 		}
-		var a struct {
-			Indices map[string]struct {
-				UUID   string `json:"uuid"`
-				Shards map[string][]struct {
-					Routing struct {
-						Primary bool `json:"primary"`
-					} `json:"routing"`
-					SeqNo *struct {
-						Max    int64 `json:"max_seq_no"`
-						Global int64 `json:"global_checkpoint"`
-					} `json:"seq_no"`
-					Commit struct {
-						UserData struct {
-							HistoryUUID string `json:"history_uuid"`
-						} `json:"user_data"`
-					} `json:"commit"`
-				} `json:"shards"`
-			} `json:"indices"`
-			Outcome shardOutcome `json:"_shards"`
-		}
-		query := values("level", "shards", "filter_path", "_shards,indices.*.uuid,indices.*.shards.*.routing,"+
-			"indices.*.shards.*.seq_no,indices.*.shards.*.commit.user_data.history_uuid")
-		if err := c.do(ctx, call{op: op, method: "GET", path: path + "/_stats/docs", query: query}, &a); err != nil {
-			return err
-		}
-		if err := a.Outcome.fault(op, c.endpoint); err != nil {
-			return err
-		}
-		for _, index := range part {
-			h := IndexHistory{UUID: a.Indices[index].UUID}
-			for id, copies := range a.Indices[index].Shards {
-				n, err := strconv.Atoi(id)
-				if err != nil {
-					return fault.Newf(fault.Unclassified, op, c.endpoint, "%q is not a shard number", excerpt(id, 40))
-				}
-				for _, s := range copies {
-					if !s.Routing.Primary {
-						continue
-					}
-					if s.SeqNo == nil {
-						return fault.Newf(fault.Incompatible, op, c.endpoint, "index %s keeps no sequence numbers", index).
-							WithHint("The index was created before Elasticsearch 6.0. Move it by rounds, or reindex it on the source.")
-					}
-					h.Shards = append(h.Shards, ShardHistory{n, s.Commit.UserData.HistoryUUID, terms[index][id], s.SeqNo.Max, s.SeqNo.Global})
-				}
+		stats, err := c.primaryStats(ctx, primaryQuery{
+			op: op, path: path, indices: part, hint: "The index was created before Elasticsearch 6.0. Move it by rounds, or reindex it on the source.",
+			fields: "_shards,indices.*.uuid,indices.*.shards.*.routing,indices.*.shards.*.seq_no,indices.*.shards.*.commit.user_data.history_uuid",
+		})
+		for index, x := range stats {
+			h := IndexHistory{UUID: x.uuid}
+			for _, s := range x.shards {
+				term := terms[index][strconv.Itoa(s.number)]
+				h.Shards = append(h.Shards, ShardHistory{s.number, s.Commit.UserData.HistoryUUID, term, s.SeqNo.Max, s.SeqNo.Global})
 			}
-			slices.SortFunc(h.Shards, func(a, b ShardHistory) int { return cmp.Compare(a.Shard, b.Shard) })
 			out[index] = h
 		}
-		return nil
+		return err
 	})
 	return out, err
 }

@@ -216,53 +216,91 @@ func (c *Client) SequenceNumbers(ctx context.Context, indices ...string) (map[st
 		return out, nil
 	}
 	err := c.chunked(op, indices, func(path string, part []string) error {
-		var a struct {
-			Indices map[string]struct {
-				Shards map[string][]struct {
-					Routing struct {
-						Primary bool   `json:"primary"`
-						State   string `json:"state"`
-					} `json:"routing"`
-					Docs struct {
-						Count int64 `json:"count"`
-					} `json:"docs"`
-					SeqNo *struct {
-						Max    int64 `json:"max_seq_no"`
-						Local  int64 `json:"local_checkpoint"`
-						Global int64 `json:"global_checkpoint"`
-					} `json:"seq_no"`
-				} `json:"shards"`
-			} `json:"indices"`
-			Outcome shardOutcome `json:"_shards"`
-		}
-		query := values("level", "shards",
-			"filter_path", "_shards,indices.*.shards.*.routing,indices.*.shards.*.docs,indices.*.shards.*.seq_no")
-		if err := c.do(ctx, call{op: op, method: "GET", path: path + "/_stats/docs", query: query}, &a); err != nil {
-			return err
-		}
-		if err := a.Outcome.fault(op, c.endpoint); err != nil {
-			return err
-		}
-		for _, index := range part {
-			for id, copies := range a.Indices[index].Shards {
-				n, err := strconv.Atoi(id)
-				if err != nil {
-					return fault.Newf(fault.Unclassified, op, c.endpoint, "%q is not a shard number", excerpt(id, 40))
-				}
-				for _, s := range copies {
-					if !s.Routing.Primary {
-						continue
-					}
-					if s.SeqNo == nil {
-						return fault.Newf(fault.Incompatible, op, c.endpoint, "index %s keeps no sequence numbers", index).
-							WithHint("The index was created before Elasticsearch 6.0. Reindex it on the source, or exclude it.")
-					}
-					out[index] = append(out[index], ShardSequence{n, s.SeqNo.Max, s.SeqNo.Local, s.SeqNo.Global, s.Docs.Count})
-				}
+		stats, err := c.primaryStats(ctx, primaryQuery{
+			op: op, path: path, indices: part, hint: "The index was created before Elasticsearch 6.0. Reindex it on the source, or exclude it.",
+			fields: "_shards,indices.*.shards.*.routing,indices.*.shards.*.docs,indices.*.shards.*.seq_no",
+		})
+		for index, x := range stats {
+			for _, s := range x.shards {
+				out[index] = append(out[index], ShardSequence{s.number, s.SeqNo.Max, s.SeqNo.Local, s.SeqNo.Global, s.Docs.Count})
 			}
-			slices.SortFunc(out[index], func(a, b ShardSequence) int { return cmp.Compare(a.Shard, b.Shard) })
 		}
-		return nil
+		return err
 	})
 	return out, err
+}
+
+// primaryQuery asks for the statistics of primary shards that all have sequence numbers.
+type primaryQuery struct {
+	op, path string
+	indices  []string
+	fields   string // filter_path
+	hint     string // for an index without sequence numbers
+}
+
+// primaryStats are an index's uuid and its primaries by shard, as far as the fields asked for tell.
+type primaryStats struct {
+	uuid   string
+	shards []shardStats
+}
+
+type shardStats struct {
+	number  int
+	Routing struct {
+		Primary bool `json:"primary"`
+	} `json:"routing"`
+	Docs struct {
+		Count int64 `json:"count"`
+	} `json:"docs"`
+	SeqNo *struct {
+		Max    int64 `json:"max_seq_no"`
+		Local  int64 `json:"local_checkpoint"`
+		Global int64 `json:"global_checkpoint"`
+	} `json:"seq_no"`
+	Commit struct {
+		UserData struct {
+			HistoryUUID string `json:"history_uuid"`
+		} `json:"user_data"`
+	} `json:"commit"`
+}
+
+// primaryStats reads _stats shard by shard. Every index asked for is in the answer, without shards when none is assigned.
+func (c *Client) primaryStats(ctx context.Context, q primaryQuery) (map[string]primaryStats, error) {
+	var a struct {
+		Indices map[string]struct {
+			UUID   string                  `json:"uuid"`
+			Shards map[string][]shardStats `json:"shards"`
+		} `json:"indices"`
+		Outcome shardOutcome `json:"_shards"`
+	}
+	query := values("level", "shards", "filter_path", q.fields)
+	if err := c.do(ctx, call{op: q.op, method: "GET", path: q.path + "/_stats/docs", query: query}, &a); err != nil {
+		return nil, err
+	}
+	if err := a.Outcome.fault(q.op, c.endpoint); err != nil {
+		return nil, err
+	}
+	out := make(map[string]primaryStats, len(q.indices))
+	for _, index := range q.indices {
+		x := primaryStats{uuid: a.Indices[index].UUID}
+		for id, copies := range a.Indices[index].Shards {
+			n, err := strconv.Atoi(id)
+			if err != nil {
+				return nil, fault.Newf(fault.Unclassified, q.op, c.endpoint, "%q is not a shard number", excerpt(id, 40))
+			}
+			for _, s := range copies {
+				if !s.Routing.Primary {
+					continue
+				}
+				if s.SeqNo == nil {
+					return nil, fault.Newf(fault.Incompatible, q.op, c.endpoint, "index %s keeps no sequence numbers", index).WithHint("%s", q.hint)
+				}
+				s.number = n
+				x.shards = append(x.shards, s)
+			}
+		}
+		slices.SortFunc(x.shards, func(a, b shardStats) int { return cmp.Compare(a.number, b.number) })
+		out[index] = x
+	}
+	return out, nil
 }

@@ -10,7 +10,8 @@
 //	migrations/<name>/replay/...                  the replay's plans, results and states
 //	migrations/<name>/copies.json                 Copies: indices this migration made at the destination
 //	migrations/<name>/freeze.json                 Freeze: what was blocked and how it was before
-//	migrations/<name>/verification.json           verify.Verification of the last cut-over
+//	migrations/<name>/verification.json           migration.Verification of the last cut-over
+//	migrations/<name>/decision.json               migration.Decision, the last one
 //	migrations/<name>/report.json                 report.Report
 //
 // S3 is strongly consistent; write-once objects use If-None-Match, so that a repeated step keeps what the first attempt wrote.

@@ -1,7 +1,6 @@
 package step
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/migration"
 	"github.com/domainferry/domainferry/internal/replay"
+	"github.com/domainferry/domainferry/internal/verify"
 )
 
 // PlanReplayOutput is a planned pass: its number and its slices, by number. The pass itself is in the journal.
@@ -204,7 +204,7 @@ func (s PlanReplay) mappings(ctx context.Context, destination PlanReplayDomain, 
 	}
 	var drops []replay.Drop
 	for _, name := range names {
-		if sameJSON(mappings[name], there[name]) {
+		if verify.SameJSON(mappings[name], there[name]) {
 			continue
 		}
 		err := destination.PutMapping(ctx, name, mappings[name])
@@ -216,17 +216,4 @@ func (s PlanReplay) mappings(ctx context.Context, destination PlanReplayDomain, 
 		}
 	}
 	return drops, nil
-}
-
-func sameJSON(a, b json.RawMessage) bool {
-	var x, y any
-	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
-		return false
-	}
-	first, err := json.Marshal(x)
-	if err != nil {
-		return false
-	}
-	second, err := json.Marshal(y)
-	return err == nil && bytes.Equal(first, second)
 }

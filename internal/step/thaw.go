@@ -2,7 +2,6 @@ package step
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -193,26 +192,16 @@ func shorten(s string, most int) string {
 	return strings.ToValidUTF8(s[:most], "") + "..."
 }
 
-// innermost unwraps the causes that Step Functions nests: a failed child execution gives the JSON of DescribeExecution, a
-// failed Lambda that of its error.
+// innermost unwraps the causes that Step Functions nests.
 func innermost(f Failure) (name, cause string) {
 	for range 5 {
-		var inner struct {
-			Error        string `json:"Error"`
-			Cause        string `json:"Cause"`
-			ErrorType    string `json:"errorType"`
-			ErrorMessage string `json:"errorMessage"`
-		}
-		if json.Unmarshal([]byte(f.Cause), &inner) != nil {
+		n, ok := fault.Unnest(f.Cause)
+		if !ok {
 			break
 		}
-		switch {
-		case inner.Error != "":
-			f = Failure{inner.Error, inner.Cause}
-		case inner.ErrorType != "":
-			return inner.ErrorType, inner.ErrorMessage
-		default:
-			return f.Error, f.Cause
+		f = Failure{n.Name, n.Cause}
+		if n.Innermost {
+			break
 		}
 	}
 	return f.Error, f.Cause

@@ -15,6 +15,13 @@ import (
 	"github.com/domainferry/domainferry/internal/migration"
 )
 
+// SameJSON reports whether two documents are equal but for white space and the order of keys.
+func SameJSON(a, b json.RawMessage) bool {
+	x, errX := canonicalJSON(a)
+	y, errY := canonicalJSON(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
+
 // Index is one side of an index, primaries only.
 type Index struct {
 	Present  bool
@@ -91,9 +98,7 @@ func compareAliases(index string, source, destination map[string]json.RawMessage
 	var differ []string
 	for alias, a := range source {
 		b, ok := destination[alias]
-		ca, errA := canonicalJSON(a)
-		cb, errB := canonicalJSON(b)
-		if !ok || errA != nil || errB != nil || !bytes.Equal(ca, cb) {
+		if !ok || !SameJSON(a, b) {
 			differ = append(differ, alias)
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
+
+	"github.com/domainferry/domainferry/internal/fault"
 )
 
 // StepFunctions is what watching needs of the Step Functions client.
@@ -236,19 +238,12 @@ func Explain(ctx context.Context, client Explainer, d *sfn.DescribeExecutionOutp
 	name, message = aws.ToString(d.Error), aws.ToString(d.Cause)
 	arn := aws.ToString(d.ExecutionArn)
 	for range 5 {
-		var inner struct {
-			ExecutionArn string `json:"ExecutionArn"`
-			Error        string `json:"Error"`
-			Cause        string `json:"Cause"`
-			ErrorType    string `json:"errorType"`
-			ErrorMessage string `json:"errorMessage"`
-		}
-		err := json.Unmarshal([]byte(message), &inner)
+		nested, ok := fault.Unnest(message)
 		switch {
-		case err == nil && inner.ErrorType != "":
-			return inner.ErrorType, inner.ErrorMessage
-		case err == nil && inner.Error != "":
-			name, message, arn = inner.Error, inner.Cause, inner.ExecutionArn
+		case ok && nested.Innermost:
+			return nested.Name, nested.Cause
+		case ok:
+			name, message, arn = nested.Name, nested.Cause, nested.Execution
 		case name == "States.ExceedToleratedFailureThreshold":
 			child := failedChild(ctx, client, arn)
 			if child == nil {
