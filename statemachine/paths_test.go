@@ -280,7 +280,8 @@ func (w *world) runDecide(_ context.Context, in step.DecideInput, _ int) (step.D
 
 func (w *world) runFreeze(context.Context, step.FreezeInput, int) (step.FreezeOutput, error) {
 	w.frozen = true
-	return step.FreezeOutput{FrozenAt: w.clock.Now(), Indices: 1}, nil
+	byRounds, byReplay := w.strategies()
+	return step.FreezeOutput{FrozenAt: w.clock.Now(), Indices: 1, ByRounds: byRounds, ByReplay: byReplay}, nil
 }
 
 func (w *world) runThaw(_ context.Context, in step.ThawInput, _ int) (step.ThawOutput, error) {

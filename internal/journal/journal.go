@@ -254,6 +254,9 @@ type Freeze struct {
 	ProvenAt   time.Time         `json:"provenAt,omitzero"`
 	EndedAt    time.Time         `json:"endedAt,omitzero"` // thawed or handed over
 	Prediction *float64          `json:"predictedSeconds,omitempty"`
+	// Unchanged are the indices on rounds whose copies already hold everything, by sequence number and description: the final round
+	// leaves them out.
+	Unchanged []string `json:"unchanged,omitempty"`
 	// Sealed are the destination's highest sequence numbers, index -> one per shard, before the first index there was opened: a
 	// higher one later is an acknowledged write.
 	Sealed map[string][]int64 `json:"sealed,omitempty"`

@@ -23,6 +23,8 @@ type SnapshotPhase struct {
 	Bytes      int64   `json:"bytes"`      // new in this snapshot
 	TotalBytes int64   `json:"totalBytes"` // referenced by this snapshot
 	Seconds    float64 `json:"seconds"`
+	Nodes      []Share `json:"nodes,omitempty"`   // by node of the source, the busiest first
+	Slowest    *Share  `json:"slowest,omitempty"` // the shard that took longest
 }
 
 // CopyPhase is the copy between the buckets.
@@ -35,12 +37,28 @@ type CopyPhase struct {
 
 // RestorePhase is the restore at the destination. Bytes = RecoveredBytes, which moved; ReusedBytes were there already.
 type RestorePhase struct {
-	Indices        int     `json:"indices"`
-	Shards         int     `json:"shards"`
+	Indices int `json:"indices"`
+	Skipped int `json:"skipped"` // indices that had not changed since their last round, and were left alone
+	Shards  int `json:"shards"`
+	// PredictedBytes is what the repository's file lists said before the restore; nil when they could not be read.
+	PredictedBytes *int64  `json:"predictedBytes,omitempty"`
 	Bytes          int64   `json:"bytes"`
 	ReusedBytes    int64   `json:"reusedBytes"`
 	RecoveredBytes int64   `json:"recoveredBytes"`
 	Seconds        float64 `json:"seconds"`
+	Nodes          []Share `json:"nodes,omitempty"`   // by node of the destination, the busiest first
+	Slowest        *Share  `json:"slowest,omitempty"` // the shard that took longest
+}
+
+// Share is what one node, or one shard on it, had of a phase. Nodes work side by side and each works its shards off in turn, so the
+// busiest node sets the time.
+type Share struct {
+	Node    string  `json:"node"`
+	Index   string  `json:"index,omitempty"` // of a shard
+	Shard   int     `json:"shard,omitempty"` // of a shard
+	Shards  int     `json:"shards"`
+	Bytes   int64   `json:"bytes"`
+	Seconds float64 `json:"seconds"`
 }
 
 // Seconds is the round's moving time: what it would take with writes stopped and without pauses between polls.

@@ -66,6 +66,10 @@ type Measure struct {
 	Snapshot  int64 `json:"snapshot"`  // new in the snapshot
 	Recovered int64 `json:"recovered"` // moved by the restore
 	Reused    int64 `json:"reused"`
+	// Predicted is what the repository's file lists said that the restore would move; nil when they could not be read.
+	Predicted *int64 `json:"predicted,omitempty"`
+	// Skipped indices had not changed since an earlier round: nothing of them was moved.
+	Skipped bool `json:"skipped,omitempty"`
 }
 
 // Pass is what one pass of the replay measured.

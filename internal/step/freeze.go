@@ -23,6 +23,9 @@ type FreezeOutput struct {
 	FrozenAt time.Time `json:"frozenAt"`
 	Indices  int       `json:"indices"`
 	Seconds  float64   `json:"seconds"`
+	// ByRounds and ByReplay say which of the two have something left to move.
+	ByRounds bool `json:"byRounds"`
+	ByReplay bool `json:"byReplay"`
 }
 
 // FreezeDomain is what freezing asks of the source.
@@ -71,7 +74,13 @@ func (s Freeze) Run(ctx context.Context, in FreezeInput) (FreezeOutput, error) {
 		return FreezeOutput{}, err
 	}
 	f.ProvenAt = s.Clock.Now()
-	return FreezeOutput{FrozenAt: f.StartedAt, Indices: len(p.Indices), Seconds: seconds(f.StartedAt, f.ProvenAt)}, j.SaveFreeze(ctx, f)
+	strategies, err := j.Strategies(ctx)
+	if err != nil {
+		return FreezeOutput{}, err
+	}
+	rounds, replayed := strategies.Split(p)
+	out := FreezeOutput{FrozenAt: f.StartedAt, Indices: len(p.Indices), Seconds: seconds(f.StartedAt, f.ProvenAt), ByRounds: len(rounds) > len(f.Unchanged), ByReplay: len(replayed) > 0}
+	return out, j.SaveFreeze(ctx, f)
 }
 
 // record notes how the blocks were before, and refuses to freeze when the source has indices that the plan does not know: they

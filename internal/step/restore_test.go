@@ -173,7 +173,7 @@ func TestRecordRound(t *testing.T) {
 	w.wantLog("destination Close a,b", "put rounds/0002.json")
 	in := recordInput(false)
 	want := migration.Round{Number: 2, Execution: mine, StartedAt: in.StartedAt, FinishedAt: w.now, Snapshot: in.Snapshot, Copy: in.Copy, Restore: in.Restore}
-	if got, err := w.journal().Rounds(t.Context()); err != nil || r != want || !reflect.DeepEqual(got, []migration.Round{want}) || want.Seconds() != 7 {
+	if got, err := w.journal().Rounds(t.Context()); err != nil || !reflect.DeepEqual(r, want) || !reflect.DeepEqual(got, []migration.Round{want}) || want.Seconds() != 7 {
 		t.Errorf("returned %+v, recorded %+v, want %+v, %v", r, got, want, err)
 	}
 

@@ -292,7 +292,7 @@ func TestPollSnapshot(t *testing.T) {
 	w.source.snapshots["orders-r0002"] = s
 	out, err = poll(w, "snapshot", false)
 	want := migration.SnapshotPhase{Name: "orders-r0002", UUID: "u", Shards: 3, Files: 7, Bytes: 1000, TotalBytes: 5000, Seconds: 1.5}
-	if err != nil || !out.Done || out.Percent != 100 || out.Snapshot == nil || *out.Snapshot != want || out.WaitSeconds != 0 {
+	if err != nil || !out.Done || out.Percent != 100 || out.Snapshot == nil || !reflect.DeepEqual(*out.Snapshot, want) || out.WaitSeconds != 0 {
 		t.Fatalf("finished: %+v, %v", out, err)
 	}
 	for _, state := range []string{cluster.SnapshotPartial, cluster.SnapshotFailed, cluster.SnapshotSuccess} {
@@ -423,7 +423,7 @@ func TestPollRestoreMeasures(t *testing.T) {
 	w.copies("orders-r0002", true)
 	out, err := poll(w, "restore", true)
 	want := migration.RestorePhase{Indices: 2, Shards: 3, Bytes: 120, ReusedBytes: 180, RecoveredBytes: 120, Seconds: 50}
-	if err != nil || out.Restore == nil || *out.Restore != want || out.Percent != 100 || out.Bytes != 120 || out.TotalBytes != 120 {
+	if err != nil || out.Restore == nil || !reflect.DeepEqual(*out.Restore, want) || out.Percent != 100 || out.Bytes != 120 || out.TotalBytes != 120 {
 		t.Fatalf("%+v %+v, %v", out, out.Restore, err)
 	}
 	w.destination.recoveries[0].RecoveredBytes, w.destination.recoveries[0].Stage = 10, "INDEX"

@@ -82,14 +82,23 @@ func plan(ctx context.Context, store *journal.Store, name, execution string) (*j
 	return j, p, err
 }
 
-// roundPlan reads the plan of a round: without the indices that are on replay.
+// roundPlan reads the plan of a round: without the indices that are on replay and, in the final round, without those that the freeze
+// found unchanged.
 func roundPlan(ctx context.Context, store *journal.Store, in RoundInput) (*journal.Journal, migration.Plan, error) {
 	j, p, err := plan(ctx, store, in.Migration, in.Execution)
 	if err != nil {
 		return j, p, err
 	}
 	strategies, err := j.Strategies(ctx)
+	if err != nil {
+		return j, p, err
+	}
 	p.Indices, _ = strategies.Split(p)
+	if !in.Final {
+		return j, p, nil
+	}
+	f, _, err := j.Freeze(ctx)
+	p.Indices = slices.DeleteFunc(p.Indices, func(x migration.PlannedIndex) bool { return slices.Contains(f.Unchanged, x.Name) })
 	return j, p, err
 }
 

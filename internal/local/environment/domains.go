@@ -88,7 +88,8 @@ func (e *Environment) startEngine(ctx context.Context, cfg Config, name string, 
 			return nil, err
 		}
 		side.Direct, side.node = url, modelProcess{model}
-		return server.Close, os.MkdirAll(automated, 0o777)
+		// A snapshot or restore that is still going on would write into folders that are being removed.
+		return func() error { err := server.Close(); model.Kill(); return err }, os.MkdirAll(automated, 0o777)
 	}
 	engine, err := node.Parse(side.Engine)
 	if err != nil {
