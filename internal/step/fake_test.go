@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ var errKilled = errors.New("killed")
 // world is two domains, the journal's bucket and a clock. Every call that changes something is in log, in order; reads are
 // counted in reads.
 type world struct {
+	mu          sync.Mutex // steps read several things at once
 	t           *testing.T
 	now         time.Time
 	onSleep     func() // what happens meanwhile
@@ -71,6 +73,8 @@ func pop(m map[string][]error, call string) error {
 
 // change runs one changing call; call is "source CreateSnapshot", detail what it was given.
 func (w *world) change(call, detail string, effect func() error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.dead {
 		return errKilled
 	}
@@ -95,6 +99,8 @@ func (w *world) change(call, detail string, effect func() error) error {
 }
 
 func (w *world) read(call string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.dead {
 		return errKilled
 	}
@@ -171,6 +177,8 @@ func killedEverywhere(t *testing.T, arrange func(t *testing.T) *world, run func(
 type bucket struct{ w *world }
 
 func (b bucket) GetObject(_ context.Context, in *s3.GetObjectInput, _ ...func(*s3.Options)) (*s3.GetObjectOutput, error) {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
 	body, ok := b.w.objects[*in.Key]
 	if !ok {
 		return nil, &types.NoSuchKey{}
@@ -183,7 +191,10 @@ func (b bucket) PutObject(_ context.Context, in *s3.PutObjectInput, _ ...func(*s
 	if err != nil {
 		return nil, err
 	}
-	if _, there := b.w.objects[*in.Key]; there && aws.ToString(in.IfNoneMatch) == "*" {
+	b.w.mu.Lock()
+	_, there := b.w.objects[*in.Key]
+	b.w.mu.Unlock()
+	if there && aws.ToString(in.IfNoneMatch) == "*" {
 		return nil, &smithy.GenericAPIError{Code: "PreconditionFailed"}
 	}
 	detail := strings.TrimPrefix(*in.Key, "migrations/orders/")
@@ -195,6 +206,8 @@ func (b bucket) PutObject(_ context.Context, in *s3.PutObjectInput, _ ...func(*s
 }
 
 func (b bucket) ListObjectsV2(_ context.Context, in *s3.ListObjectsV2Input, _ ...func(*s3.Options)) (*s3.ListObjectsV2Output, error) {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
 	out := &s3.ListObjectsV2Output{}
 	for _, k := range slices.Sorted(maps.Keys(b.w.objects)) {
 		if strings.HasPrefix(k, *in.Prefix) {
@@ -308,6 +321,7 @@ func (d *domain) SequenceNumbers(_ context.Context, indices ...string) (map[stri
 	for _, name := range indices {
 		if s, ok := d.sequences[name]; ok {
 			out[name] = slices.Clone(s)
+			out[name][0].Docs = int64(len(d.documents[name]))
 		}
 	}
 	return out, d.read("SequenceNumbers")
@@ -466,10 +480,6 @@ func only[T any](m map[string]T, indices []string) map[string]T {
 		}
 	}
 	return out
-}
-
-func (d *domain) Count(_ context.Context, index string) (int64, error) {
-	return int64(len(d.documents[index])), d.read("Count")
 }
 
 func (d *domain) SampleDocuments(_ context.Context, index string, n int, _ int64) ([]cluster.Document, error) {

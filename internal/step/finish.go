@@ -69,61 +69,57 @@ func (s Finish) Run(ctx context.Context, in FinishInput) (FinishOutput, error) {
 	return s.report(ctx, j, p, f)
 }
 
+// handOver opens the destination. All that its indices end with is set before the first of them takes a write.
 func (s Finish) handOver(ctx context.Context, j *journal.Journal, p migration.Plan, f journal.Freeze) (journal.Freeze, error) {
-	domain := s.Domain(p.Spec.Destination)
-	type end struct{ replicas, autoExpand, refresh string }
-	groups := map[end][]string{}
-	for _, x := range p.Indices {
-		e := end{x.Replicas, x.AutoExpand, x.RefreshInterval}
-		groups[e] = append(groups[e], x.Name)
-	}
-	ends := slices.SortedFunc(maps.Keys(groups), func(a, b end) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
-	for _, e := range ends {
-		settings := map[string]any{"index.number_of_replicas": value(e.replicas), "index.refresh_interval": value(e.refresh), "index.auto_expand_replicas": value(e.autoExpand)}
-		if err := domain.UpdateSettings(ctx, settings, groups[e]...); err != nil {
-			return f, err
-		}
-	}
-	if err := s.endReplay(ctx, j, domain, p); err != nil {
-		return f, err
-	}
-	sealed, err := domain.SequenceNumbers(ctx, p.Names()...)
+	destination := s.Domain(p.Spec.Destination)
+	source, err := s.Domain(p.Spec.Source).IndexSettings(ctx, p.Names()...)
 	if err != nil {
 		return f, err
 	}
-	if f.State != journal.HandingOver {
-		f.Sealed = maxSeqNos(sealed)
-	}
-	f.State = journal.HandingOver
-	if err := j.SaveFreeze(ctx, f); err != nil {
+	if err := setEqual(ctx, destination, finalSettings(p, source)); err != nil {
 		return f, err
 	}
-	if _, err := setBlocks(ctx, domain, f.Before); err != nil {
+	if f.State != journal.HandingOver {
+		sealed, err := destination.SequenceNumbers(ctx, p.Names()...)
+		if err != nil {
+			return f, err
+		}
+		f.Sealed, f.State = maxSeqNos(sealed), journal.HandingOver
+		if err := j.SaveFreeze(ctx, f); err != nil {
+			return f, err
+		}
+	}
+	if _, err := setBlocks(ctx, destination, f.Before); err != nil {
 		return f, err
 	}
 	f.State, f.EndedAt = journal.HandedOver, s.Clock.Now()
 	return f, j.SaveFreeze(ctx, f)
 }
 
-// endReplay gives replayed indices the settings back that were off while documents were replayed: pipelines, the memory of
-// deletions.
-func (s Finish) endReplay(ctx context.Context, j *journal.Journal, destination FinishDomain, p migration.Plan) error {
-	strategies, err := j.Strategies(ctx)
-	if err != nil {
-		return err
+// finalSettings are what each index ends with: replicas and refresh as planned, and as at the source what was off while documents were
+// replayed (pipelines, the memory of deletions).
+func finalSettings(p migration.Plan, source map[string]map[string]string) map[string]map[string]any {
+	final := make(map[string]map[string]any, len(p.Indices))
+	for _, x := range p.Indices {
+		settings := replay.Settings(source[x.Name], source[x.Name]).After
+		delete(settings, "index.blocks.write") // opened last, all together
+		settings["index.number_of_replicas"] = value(x.Replicas)
+		settings["index.refresh_interval"] = value(x.RefreshInterval)
+		settings["index.auto_expand_replicas"] = value(x.AutoExpand)
+		final[x.Name] = settings
 	}
-	_, indices := strategies.Split(p)
-	if len(indices) == 0 {
-		return nil
+	return final
+}
+
+// setEqual sets the settings of each index, those with equal settings in one request: each is a change of the cluster's state.
+func setEqual(ctx context.Context, domain settingsUpdater, settings map[string]map[string]any) error {
+	groups := map[string][]string{}
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		key := fmt.Sprint(settings[name]) // maps are printed in the order of their keys
+		groups[key] = append(groups[key], name)
 	}
-	source, err := s.Domain(p.Spec.Source).IndexSettings(ctx, indexNames(indices)...)
-	if err != nil {
-		return err
-	}
-	for _, x := range indices {
-		after := replay.Settings(source[x.Name], source[x.Name]).After
-		delete(after, "index.blocks.write") // opened below, with the others
-		if err := destination.UpdateSettings(ctx, after, x.Name); err != nil {
+	for _, key := range slices.Sorted(maps.Keys(groups)) {
+		if err := domain.UpdateSettings(ctx, settings[groups[key][0]], groups[key]...); err != nil {
 			return err
 		}
 	}

@@ -102,7 +102,7 @@ func TestVerifyFails(t *testing.T) {
 	if out, err := runVerify(w); err != nil || out.Verdict != migration.VerifiedWithWarnings {
 		t.Errorf("a warning: %+v, %v", out, err)
 	}
-	w.answers["destination Count"] = []error{unknown("count")}
+	w.answers["destination SequenceNumbers"] = []error{unknown("count")}
 	w.forget()
 	if _, err := runVerify(w); !fault.Is(err, fault.OutcomeUnknown) {
 		t.Errorf("504: %v", err)
@@ -135,8 +135,8 @@ func TestFinish(t *testing.T) {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	w.wantLog(
-		"destination UpdateSettings auto_expand_replicas=<nil> number_of_replicas=1 refresh_interval=<nil> on a",
-		"destination UpdateSettings auto_expand_replicas=0-1 number_of_replicas=2 refresh_interval=30s on b",
+		"destination UpdateSettings auto_expand_replicas=0-1 gc_deletes=<nil> number_of_replicas=2 refresh_interval=30s on b",
+		"destination UpdateSettings auto_expand_replicas=<nil> gc_deletes=<nil> number_of_replicas=1 refresh_interval=<nil> on a",
 		"put freeze.json handingOver",
 		"destination UpdateSettings blocks.write=<nil> on a",
 		"destination UpdateSettings blocks.write=true on b",

@@ -703,9 +703,8 @@ func TestFinishReplayed(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.wantLog(
-		"destination UpdateSettings auto_expand_replicas=<nil> number_of_replicas=1 refresh_interval=<nil> on a",
-		"destination UpdateSettings auto_expand_replicas=0-1 number_of_replicas=2 refresh_interval=30s on b",
-		"destination UpdateSettings final_pipeline=stamp gc_deletes=<nil> on a",
+		"destination UpdateSettings auto_expand_replicas=0-1 gc_deletes=<nil> number_of_replicas=2 refresh_interval=30s on b",
+		"destination UpdateSettings auto_expand_replicas=<nil> final_pipeline=stamp gc_deletes=<nil> number_of_replicas=1 refresh_interval=<nil> on a",
 		"put freeze.json handingOver",
 		"destination UpdateSettings blocks.write=<nil> on a",
 		"destination UpdateSettings blocks.write=true on b",
@@ -725,7 +724,7 @@ func TestFinishReplayed(t *testing.T) {
 // What clients wrote while a Finish that died was opening the destination must not become the seal of its repetition.
 func TestFinishSealsOnce(t *testing.T) {
 	w := finishedReplay(t)
-	w.killAt = 4 // the first index takes writes, the second is not opened yet
+	w.killAt = 3 // the first index takes writes, the second is not opened yet
 	w.killAfter = true
 	if _, err := runFinish(w); !errors.Is(err, errKilled) {
 		t.Fatal(err)
@@ -749,7 +748,7 @@ func TestFinishReplayedKilled(t *testing.T) {
 		if w.freezeState().State != journal.HandedOver || w.destination.block("a") != "" || a["index.final_pipeline"] != "stamp" || a["index.gc_deletes"] != "" {
 			w.t.Errorf("%+v, %v", w.freezeState(), a)
 		}
-		w.wantBefore("destination UpdateSettings final_pipeline=stamp", "put freeze.json handingOver")
+		w.wantBefore("destination UpdateSettings auto_expand_replicas=<nil> final_pipeline=stamp", "put freeze.json handingOver")
 		w.wantBefore("put freeze.json handingOver", "destination UpdateSettings blocks.write")
 	})
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/journal"
@@ -33,11 +35,16 @@ type VerifyOutput struct {
 
 // VerifyDomain is what verification reads of a domain.
 type VerifyDomain interface {
+	VerifyShards
+	VerifyDescriptions
+	VerifyDocuments
+}
+
+// VerifyShards is how far a domain's shards have come and what they hold.
+type VerifyShards interface {
 	Refresh(ctx context.Context, indices ...string) error
 	SequenceNumbers(ctx context.Context, indices ...string) (map[string][]cluster.ShardSequence, error)
 	Shards(ctx context.Context, indices ...string) ([]cluster.Shard, error)
-	VerifyDescriptions
-	VerifyDocuments
 }
 
 // VerifyDescriptions is how a domain describes its indices.
@@ -49,7 +56,6 @@ type VerifyDescriptions interface {
 
 // VerifyDocuments is how single documents are read.
 type VerifyDocuments interface {
-	Count(ctx context.Context, index string) (int64, error)
 	SampleDocuments(ctx context.Context, index string, n int, seed int64) ([]cluster.Document, error)
 	GetDocuments(ctx context.Context, index string, keys []cluster.DocumentKey) ([]cluster.Document, error)
 }
@@ -60,7 +66,7 @@ type ReplayVerifier interface {
 }
 
 // Verify compares the frozen source with the restored destination. It is bounded, because writes stand still meanwhile: the
-// documents sampled are few, everything else is one request for many indices.
+// documents sampled are few, everything else is one request for many indices, and all of it goes on side by side.
 type Verify struct {
 	Journal *journal.Store
 	Domain  func(migration.Endpoint) VerifyDomain
@@ -71,6 +77,8 @@ type Verify struct {
 const (
 	samplesPerIndex = 40
 	samplesInAll    = 400
+	sampledIndices  = 40 // of more, every so manieth
+	samplers        = 8  // indices sampled at once
 	// Of a replayed index that many of the latest changed documents are compared by hash; all were compared by count.
 	replayedSamples = 1000
 	replayedTime    = 5 * time.Second
@@ -92,34 +100,20 @@ func (s Verify) Run(ctx context.Context, in VerifyInput) (VerifyOutput, error) {
 		return VerifyOutput{}, err
 	}
 	v := migration.Verification{StartedAt: s.Clock.Now()}
-	source, destination := s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination)
-	from, err := describe(ctx, source, p)
-	if err != nil {
+	var compared, replayed []migration.Check
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		compared, err = compare(groupCtx, s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination), p, strategies)
+		return err
+	})
+	group.Go(func() (err error) {
+		replayed, err = s.replayed(groupCtx, j, p, strategies)
+		return err
+	})
+	if err := group.Wait(); err != nil {
 		return VerifyOutput{}, err
 	}
-	to, err := describe(ctx, destination, p)
-	if err != nil {
-		return VerifyOutput{}, err
-	}
-	samples := max(1, min(samplesPerIndex, samplesInAll/len(p.Indices)))
-	for i, x := range p.Indices {
-		a, b := from[x.Name], to[x.Name]
-		if a.Present && b.Present && b.Started && i < samplesInAll {
-			if a.Samples, b.Samples, err = sample(ctx, source, destination, x.Name, samples); err != nil {
-				return VerifyOutput{}, err
-			}
-		}
-		checks := verify.Compare(x.Name, a, b)
-		if strategies.Has(x.Name) {
-			checks = slices.DeleteFunc(checks, func(c migration.Check) bool { return c.Name == verify.SequenceNumbers })
-		}
-		v.Checks = append(v.Checks, checks...)
-	}
-	replayed, err := s.replayed(ctx, j, p, strategies)
-	if err != nil {
-		return VerifyOutput{}, err
-	}
-	v.Checks = append(v.Checks, replayed...)
+	v.Checks = append(compared, replayed...)
 	v.Verdict = migration.Judge(v.Checks)
 	v.Seconds = seconds(v.StartedAt, s.Clock.Now())
 	if err := j.SaveDocument(ctx, journal.VerificationFile, v); err != nil {
@@ -130,6 +124,39 @@ func (s Verify) Run(ctx context.Context, in VerifyInput) (VerifyOutput, error) {
 		return out, fault.Newf(fault.VerificationFailed, "verify migration "+in.Migration, p.Spec.Destination.Endpoint, "%s", broken(v.Checks))
 	}
 	return out, nil
+}
+
+// compare describes every index on both sides, samples documents of some, and gives the checks.
+func compare(ctx context.Context, source, destination VerifyDomain, p migration.Plan, strategies migration.Strategies) ([]migration.Check, error) {
+	var from, to map[string]verify.Index
+	sides, sidesCtx := errgroup.WithContext(ctx)
+	sides.Go(func() (err error) { from, err = describe(sidesCtx, source, p); return err })
+	sides.Go(func() (err error) { to, err = describe(sidesCtx, destination, p); return err })
+	if err := sides.Wait(); err != nil {
+		return nil, err
+	}
+	checks := make([][]migration.Check, len(p.Indices))
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(samplers)
+	stride := (len(p.Indices) + sampledIndices - 1) / sampledIndices
+	samples := min(samplesPerIndex, samplesInAll/min(len(p.Indices), sampledIndices))
+	for i, x := range p.Indices {
+		group.Go(func() (err error) {
+			a, b := from[x.Name], to[x.Name]
+			if a.Present && b.Present && b.Started && i%stride == 0 {
+				if a.Samples, b.Samples, err = sample(groupCtx, source, destination, x.Name, samples); err != nil {
+					return err
+				}
+			}
+			checks[i] = verify.Compare(x.Name, a, b)
+			if strategies.Has(x.Name) {
+				checks[i] = slices.DeleteFunc(checks[i], func(c migration.Check) bool { return c.Name == verify.SequenceNumbers })
+			}
+			return nil
+		})
+	}
+	err := group.Wait()
+	return slices.Concat(checks...), err
 }
 
 // replayed are the checks of the indices on replay, one each: what the shared region and the replayed one hold on both sides.
@@ -178,27 +205,26 @@ func broken(checks []migration.Check) string {
 // describe reads one side of every planned index. The refresh makes counts include the last writes before the freeze.
 func describe(ctx context.Context, domain VerifyDomain, p migration.Plan) (map[string]verify.Index, error) {
 	names := p.Names()
-	if err := domain.Refresh(ctx, names...); err != nil {
-		return nil, err
-	}
-	sequences, err := domain.SequenceNumbers(ctx, names...)
-	if err != nil {
-		return nil, err
-	}
-	shards, err := domain.Shards(ctx, names...)
-	if err != nil {
-		return nil, err
-	}
-	settings, err := domain.IndexSettings(ctx, names...)
-	if err != nil {
-		return nil, err
-	}
-	mappings, err := domain.Mappings(ctx, names...)
-	if err != nil {
-		return nil, err
-	}
-	aliases, err := domain.Aliases(ctx, names...)
-	if err != nil {
+	var (
+		sequences map[string][]cluster.ShardSequence
+		shards    []cluster.Shard
+		settings  map[string]map[string]string
+		mappings  map[string]json.RawMessage
+		aliases   map[string]map[string]json.RawMessage
+	)
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		if err := domain.Refresh(groupCtx, names...); err != nil {
+			return err
+		}
+		sequences, err = domain.SequenceNumbers(groupCtx, names...)
+		return err
+	})
+	group.Go(func() (err error) { shards, err = domain.Shards(groupCtx, names...); return err })
+	group.Go(func() (err error) { settings, err = domain.IndexSettings(groupCtx, names...); return err })
+	group.Go(func() (err error) { mappings, err = domain.Mappings(groupCtx, names...); return err })
+	group.Go(func() (err error) { aliases, err = domain.Aliases(groupCtx, names...); return err })
+	if err := group.Wait(); err != nil {
 		return nil, err
 	}
 	started := map[string]int{}
@@ -214,11 +240,7 @@ func describe(ctx context.Context, domain VerifyDomain, p migration.Plan) (map[s
 		v.Started = started[x.Name] >= x.Shards && len(sequences[x.Name]) == x.Shards
 		for _, q := range sequences[x.Name] {
 			v.MaxSeqNo = append(v.MaxSeqNo, q.MaxSeqNo)
-		}
-		if v.Present && v.Started {
-			if v.Docs, err = domain.Count(ctx, x.Name); err != nil {
-				return nil, err
-			}
+			v.Docs += q.Docs
 		}
 		side[x.Name] = v
 	}
