@@ -140,9 +140,11 @@ func (c cause) String() string {
 
 // bulkItem is the answer to one action of a _bulk.
 type bulkItem struct {
-	Status int    `json:"status"`
-	Result string `json:"result"`
-	Error  *cause `json:"error"`
+	Status  int    `json:"status"`
+	Result  string `json:"result"`
+	Version int64  `json:"_version"`
+	SeqNo   *int64 `json:"_seq_no"`
+	Error   *cause `json:"error"`
 }
 
 // bulk sends body and returns one item an action, in order. An answer with another number of items is an error of unknown outcome.
@@ -214,4 +216,9 @@ func persistently(ctx context.Context, what string, request func(attempt int) er
 		}
 	}
 	return fmt.Errorf("%s: given up after %d attempts: %w", what, attempts, err)
+}
+
+// Get reads one JSON document.
+func (c Client) Get(ctx context.Context, path string, out any) error {
+	return c.do(ctx, http.MethodGet, path, nil, out)
 }

@@ -39,6 +39,7 @@ type Index struct {
 	Aliases   []string `json:"aliases,omitempty"`
 
 	number int     // position in Dataset.Indices: part of every document's seed
+	more   int     // Kind Logs: words of a further text field, 0 for none
 	sample []taken // Kind File: documents kept for the Writer to copy and for Check to compare, in order of n
 }
 
@@ -86,7 +87,10 @@ func (x *Index) appendFilled(to []byte, seed uint64, n uint32) []byte {
 func (x *Index) appendOpen(to []byte, random *rand.Rand, n uint32, at time.Time) []byte {
 	switch x.Kind {
 	case Logs:
-		return logLine(to, random, at)
+		if to = logLine(to, random, at); x.more > 0 {
+			to = append(words(append(to, `,"detail":"`...), random, x.more), '"')
+		}
+		return to
 	case Catalogue:
 		return product(to, random, n)
 	default:
@@ -122,6 +126,9 @@ func (x *Index) definition() map[string]any {
 			properties[field] = kind(t)
 		}
 		properties["message"] = object{"type": "text", "norms": false}
+		if x.more > 0 {
+			properties["detail"] = object{"type": "text", "norms": false}
+		}
 	case Catalogue:
 		settings["refresh_interval"] = "5s"
 		for field, t := range map[string]string{"sku": "keyword", "category": "keyword", "status": "keyword", "cents": "long", "stock": "integer",

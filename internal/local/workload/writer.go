@@ -119,7 +119,9 @@ type Writer struct {
 	switched chan struct{} // closed and replaced by SwitchTo
 	stats    Stats
 	held     int // operations refused by the write block and not acknowledged yet
-	seconds  [rateWindow + 1]struct{ second, acknowledged int64 }
+	// atDestination are the positions of the documents that the destination acknowledged writes of.
+	atDestination []uint32
+	seconds       [rateWindow + 1]struct{ second, acknowledged int64 }
 }
 
 // StartWriter starts writing to the source. Cancelling ctx ends the Writer at once, as Stop with an ended context does.
@@ -216,12 +218,12 @@ func (w *Writer) work(random *rand.Rand) {
 	for {
 		operations := w.compose(random)
 		if len(operations) == 0 { // every document is busy or retired for the moment
-			if !w.pacer.wait(w, 1) {
+			if !w.pacer.wait(w.ctx, w.stopping, 1) {
 				return
 			}
 			continue
 		}
-		if !w.pacer.wait(w, len(operations)) {
+		if !w.pacer.wait(w.ctx, w.stopping, len(operations)) {
 			for _, op := range operations {
 				w.ledger.giveUp(op)
 			}
@@ -426,6 +428,7 @@ func (w *Writer) acknowledged(op *operation, side Side, now time.Time) {
 		w.stats.AtSource++
 	} else {
 		w.stats.AtDestination++
+		w.atDestination = append(w.atDestination, op.position)
 	}
 	second := now.Unix()
 	slot := &w.seconds[second%int64(len(w.seconds))]
@@ -493,8 +496,8 @@ type pacer struct {
 	next     time.Time
 }
 
-// wait waits for the turn of n operations; false means that the Writer stops.
-func (p *pacer) wait(w *Writer, n int) bool {
+// wait waits for the turn of n operations; false means that the writer stops.
+func (p *pacer) wait(ctx context.Context, stopping <-chan struct{}, n int) bool {
 	p.mu.Lock()
 	now := time.Now()
 	if p.next.Before(now.Add(-time.Second)) {
@@ -507,15 +510,15 @@ func (p *pacer) wait(w *Writer, n int) bool {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-w.stopping:
+	case <-stopping:
 		return false
-	case <-w.ctx.Done():
+	case <-ctx.Done():
 		return false
 	}
 	select { // a turn in the past must not win over the end
-	case <-w.stopping:
+	case <-stopping:
 		return false
-	case <-w.ctx.Done():
+	case <-ctx.Done():
 		return false
 	default:
 		return true
