@@ -24,7 +24,7 @@ export CDK_DISABLE_CLI_TELEMETRY ?= true
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: rehearsal
 rehearsal: build ## a whole migration on this machine; ENGINE= SOURCE= DESTINATION= WINDOW= LASTMILE= FAULTS= SEED= DATA=
@@ -39,6 +39,18 @@ local: build ## both domains, S3 and the Step Functions API on this machine, unt
 		$(if $(ENGINE),-engine='$(ENGINE)') $(if $(SOURCE),-source='$(SOURCE)') $(if $(DESTINATION),-destination='$(DESTINATION)') \
 		$(if $(WINDOW),-window='$(WINDOW)') $(if $(FAULTS),-faults='$(FAULTS)') $(if $(SEED),-seed='$(SEED)'))
 
+.PHONY: bench-downtime
+bench-downtime: build ## write downtime by hand, by Domain Ferry and by scroll; SIZES=300,600,1200 PAIRS=3 WORKLOADS=append,update THROTTLES=default,raised WINDOW= SEED= DOCS=
+	go run ./cmd/bench-downtime $(strip \
+		$(if $(SOURCE),-source='$(SOURCE)') $(if $(DESTINATION),-destination='$(DESTINATION)') $(if $(SIZES),-sizes='$(SIZES)') \
+		$(if $(PAIRS),-pairs='$(PAIRS)') $(if $(WORKLOADS),-workloads='$(WORKLOADS)') $(if $(THROTTLES),-throttles='$(THROTTLES)') \
+		$(if $(WINDOW),-window='$(WINDOW)') $(if $(SEED),-seed='$(SEED)') $(if $(DOCS),-docs='$(DOCS)'))
+
+.PHONY: fire
+fire: build ## migrations under fire: every document compared at the end, build/fire.json; SEEDS= FIRST= PAIRS=source:destination,... ENGINE=
+	go run ./cmd/fire -v $(strip $(if $(SEEDS),-seeds='$(SEEDS)') $(if $(FIRST),-first='$(FIRST)') $(if $(PAIRS),-pairs='$(PAIRS)') \
+		$(if $(ENGINE),-engine='$(ENGINE)') $(addprefix -tool=,$(wildcard ../shared/tools/compare-indices)))
+
 .PHONY: doctor
 doctor: ## what this machine has, what it lacks and what for
 	go run ./cmd/domainferry doctor
@@ -50,6 +62,12 @@ test: build ## every test; without Java, Node or Maven the tests that need them 
 	else echo 'make test: node is missing, infra is skipped: the CDK runs on it' >&2; \
 		packages="$$(go list ./... | grep -v '/infra$$')"; fi; \
 	echo "go test -p 2 -timeout 20m $$packages"; go test -p 2 -timeout 20m $$packages
+
+.PHONY: simulate
+simulate: ## migrations of 10,000 shards and 100 TB on a virtual clock; SEED= SEEDS= SHARDS= NODES= WINDOW=
+	go run ./cmd/simulate $(strip \
+		$(if $(SEED),-seed='$(SEED)') $(if $(SEEDS),-seeds='$(SEEDS)') $(if $(SHARDS),-shards='$(SHARDS)') $(if $(NODES),-nodes='$(NODES)') \
+		$(if $(WINDOW),-window='$(WINDOW)'))
 
 .PHONY: check
 check: ## gofmt, go vet, staticcheck, import rule, validators of the state machines

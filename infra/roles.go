@@ -30,7 +30,7 @@ var duties = map[string]duty{
 	"plan-copy":    copier,
 	"copy":         copier,
 	"publish-copy": copier,
-	"decide":       decider,
+	"ask":          decider,
 }
 
 func dutyOf(function string) duty {

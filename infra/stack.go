@@ -230,17 +230,18 @@ func newMachine(stack awscdk.Stack, c Config, name, definition string, functions
 }
 
 // newThawRule gives writes back when an execution ends where no Catch sees it: timed out, stopped by hand, or failed in a way
-// that States.ALL does not match. Only the execution's ARN is passed on, because error and cause are not in every event; thaw
+// that States.ALL does not match. After a success thaw leaves writes as they are and puts back what the migration raised at the
+// destination, which every end must do. Only the execution's ARN is passed on, because error and cause are not in every event; thaw
 // finds the rest in the journal.
 func newThawRule(stack awscdk.Stack, c Config, migration awsstepfunctions.StateMachine, thaw awslambda.Function, unheard awssqs.Queue) {
 	awsevents.NewRule(stack, jsii.String("ThawRule"), &awsevents.RuleProps{
 		RuleName:    jsii.String(resourceName(c, "thaw")),
-		Description: jsii.String("Gives writes back when a migration fails, times out or is stopped"),
+		Description: jsii.String("Gives writes back when a migration fails, times out or is stopped; puts raised settings back at every end"),
 		EventPattern: &awsevents.EventPattern{
 			Source:     jsii.Strings("aws.states"),
 			DetailType: jsii.Strings("Step Functions Execution Status Change"),
 			Detail: &map[string]any{
-				"status":          []string{"FAILED", "TIMED_OUT", "ABORTED"},
+				"status":          []string{"SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"},
 				"stateMachineArn": []*string{migration.StateMachineArn()},
 			},
 		},

@@ -392,7 +392,7 @@ func TestFunctions(t *testing.T) {
 	roleOf := map[string]string{
 		"preflight": "CallerRole", "register": "RegisterRole", "snapshot": "CallerRole", "poll-status": "CallerRole",
 		"plan-copy": "CopierRole", "copy": "CopierRole", "publish-copy": "CopierRole", "restore": "CallerRole",
-		"record-round": "CallerRole", "decide": "DeciderRole", "freeze": "CallerRole", "thaw": "CallerRole",
+		"record-round": "CallerRole", "decide": "CallerRole", "ask": "DeciderRole", "freeze": "CallerRole", "thaw": "CallerRole",
 		"verify": "CallerRole", "finish": "CallerRole",
 		"plan-replay": "CallerRole", "replay": "CallerRole", "reconcile-deletes": "CallerRole", "record-pass": "CallerRole",
 	}
@@ -598,7 +598,7 @@ func TestThawRule(t *testing.T) {
 	thaw, _ := x.named(t, "AWS::Lambda::Function", "FunctionName", "domainferry-dev-thaw")
 	queue := x.find("AWS::SQS::Queue")[0]
 	expectJSON(t, "pattern", rule.Properties["EventPattern"], `{"source":["aws.states"],"detail-type":["Step Functions Execution Status Change"],
-		"detail":{"status":["FAILED","TIMED_OUT","ABORTED"],"stateMachineArn":[{"Ref":"`+migration+`"}]}}`)
+		"detail":{"status":["SUCCEEDED","FAILED","TIMED_OUT","ABORTED"],"stateMachineArn":[{"Ref":"`+migration+`"}]}}`)
 	expectJSON(t, "targets", rule.Properties["Targets"], `[{"Arn":`+getAtt(thaw)+`,"Id":"Target0","DeadLetterConfig":{"Arn":`+getAtt(queue)+`},
 		"InputTransformer":{"InputPathsMap":{"detail-executionArn":"$.detail.executionArn"},"InputTemplate":"{\"execution\":<detail-executionArn>}"},
 		"RetryPolicy":{"MaximumEventAgeInSeconds":86400,"MaximumRetryAttempts":185}}]`)

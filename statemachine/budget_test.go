@@ -10,6 +10,7 @@ import (
 
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/local/asl"
+	"github.com/domainferry/domainferry/internal/migration"
 	"github.com/domainferry/domainferry/internal/names"
 )
 
@@ -83,6 +84,21 @@ func TestBudgetOfTheMostRounds(t *testing.T) {
 		if x, d := newWorld(t).run(names.MigrationMachine, input(more)); d.Error != string(fault.InvalidInput) {
 			t.Errorf("%s is accepted, so this is not the largest input: %v", more, x.Status())
 		}
+	}
+}
+
+// An operator may answer "warm" each time: an execution has its 500 laps in all, and a question after each of them.
+func TestBudgetOfTheMostQuestions(t *testing.T) {
+	began := time.Now()
+	w := newWorld(t)
+	w.disturb = sprinkled
+	w.decisions = append(slices.Repeat([]migration.Decision{ask}, 500), migration.Decision{Action: migration.Done})
+	w.answers = slices.Repeat([]string{`{"action":"warm"}`}, 500)
+	w.strategy = func(int) (bool, bool) { return true, true }
+	_, d := w.run(names.MigrationMachine, input(`"onNeverFits":"ask"`))
+	w.checkBudget(d, began)
+	if len(w.asking) < 500 || len(w.rounds) != 501 {
+		t.Errorf("%d questions, %d rounds", len(w.asking), len(w.rounds))
 	}
 }
 

@@ -309,6 +309,11 @@ func TestOnlyTheFrozenPartCatches(t *testing.T) {
 			if s.Default != "Thaw" {
 				t.Errorf("%s does not thaw when nothing else fits", name)
 			}
+		case name == "Ask":
+			// Its time-out is no error: nobody answered.
+			if len(s.Catch) != 1 || !slices.Equal(s.Catch[0].ErrorEquals, []string{"States.Timeout"}) || s.Catch[0].Next != "NeverFits" {
+				t.Errorf("Ask catches %+v", s.Catch)
+			}
 		case !frozen[name] && len(s.Catch) > 0:
 			t.Errorf("%s catches errors before the freeze", name)
 		case frozen[name] && (len(s.Catch) != 1 || s.Catch[0].ErrorEquals[0] != "States.ALL" || s.Catch[0].Next != "Thaw"):

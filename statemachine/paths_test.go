@@ -60,11 +60,14 @@ type world struct {
 	poll      func(at site, call int, out step.PollStatusOutput) step.PollStatusOutput
 	publish   func(call int, out step.PublishCopyOutput) step.PublishCopyOutput
 	restore   func(call int, out step.RestoreOutput) step.RestoreOutput
+	unchanged bool                                         // no round has anything to move
 	verify    func() any                                   // what Verify answers
 	busy      map[string]time.Duration                     // for how long StartSnapshot, PublishCopy and StartRestore do not get their turn
 	strategy  func(decision int) (byRounds, byReplay bool) // of Preflight (0) and of each Decide; without it by rounds alone
 	pass      func(pass int) passScript                    // without it one slice, one call of each
 	call      time.Duration                                // of ReplaySlice and ReconcileDeletes
+	answers   []string                                     // to Ask, in order, as JSON; when used up nobody answers
+	thinks    time.Duration                                // before each answer
 
 	// What happened.
 	mu       sync.Mutex
@@ -81,11 +84,16 @@ type world struct {
 	planned  []step.PlanCopyOutput
 	since    map[string]time.Time // of StartSnapshot, PlanCopy and StartRestore
 	failures []step.Failure       // that Thaw was given
+	asking   []step.AskInput
+	deciders []step.DecideInput
 	frozen   bool
 }
 
 // passScript is what a pass asks for.
-type passScript struct{ slices, calls, deletes int }
+type passScript struct {
+	slices, calls, deletes int
+	small                  bool // brought over with its plan
+}
 
 const (
 	thawError = string(fault.VerificationFailed)
@@ -171,6 +179,8 @@ func (w *world) Invoke(ctx context.Context, function string, payload []byte) ([]
 		})
 	case "decide":
 		return serve(ctx, w, single("Decide"), payload, w.runDecide)
+	case "ask":
+		return serve(ctx, w, single("Ask"), payload, w.runAsk)
 	case "freeze":
 		return serve(ctx, w, single("Freeze"), payload, w.runFreeze)
 	case "verify":
@@ -268,6 +278,7 @@ func (w *world) strategies() (byRounds, byReplay bool) {
 }
 
 func (w *world) runDecide(_ context.Context, in step.DecideInput, _ int) (step.DecideOutput, error) {
+	w.deciders = append(w.deciders, in)
 	out := step.DecideOutput{NextRound: in.Round + 1, CutoverTimeoutSeconds: int(time.Duration(w.spec.DowntimeWindow).Seconds()) + 300}
 	if len(w.decisions) > 0 {
 		out.Decision, w.decisions = w.decisions[0], w.decisions[1:]
@@ -276,6 +287,25 @@ func (w *world) runDecide(_ context.Context, in step.DecideInput, _ int) (step.D
 	}
 	out.ByRounds, out.ByReplay = w.strategies()
 	return out, nil
+}
+
+// runAsk answers while the question is still being written, which is as good as later.
+func (w *world) runAsk(ctx context.Context, in step.AskInput, _ int) (step.Question, error) {
+	if in.TaskToken == "" || in.Migration != "orders" || in.Execution == "" {
+		w.t.Errorf("Ask got %+v", in)
+	}
+	w.asking = append(w.asking, in)
+	if len(w.answers) > 0 {
+		if err := asl.Sleep(ctx, w.clock, w.thinks); err != nil {
+			return step.Question{}, err
+		}
+		answer := w.answers[0]
+		w.answers = w.answers[1:]
+		if err := w.engine.SendTaskSuccess(in.TaskToken, answer); err != nil {
+			w.t.Error(err)
+		}
+	}
+	return step.Question{Migration: in.Migration, Answers: migration.Answers(in.TaskToken)}, nil
 }
 
 func (w *world) runFreeze(context.Context, step.FreezeInput, int) (step.FreezeOutput, error) {
@@ -341,6 +371,9 @@ func (w *world) runSnapshot(ctx context.Context, in step.SnapshotInput, call int
 	out.StartedAt = w.clock.Now()
 	if w.snapshot != nil {
 		out = w.snapshot(call, out)
+	}
+	if w.unchanged {
+		out.Accepted, out.Unchanged = false, true
 	}
 	return out, nil
 }
@@ -449,7 +482,11 @@ func (w *world) runRecord(_ context.Context, in step.RecordRoundInput, _ int) (m
 		Number: in.Round, Final: in.Final, Execution: in.Execution, StartedAt: in.StartedAt, FinishedAt: w.clock.Now(),
 		Snapshot: in.Snapshot, Copy: in.Copy, Restore: in.Restore,
 	}
-	if r.Snapshot.Name != migration.SnapshotName(in.Migration, in.Round) || r.Copy.Objects == 0 || r.Restore.Indices != 1 {
+	name, objects, indices := migration.SnapshotName(in.Migration, in.Round), r.Copy.Objects > 0, 1
+	if w.unchanged {
+		name, objects, indices = "", true, 0
+	}
+	if r.Snapshot.Name != name || !objects || r.Restore.Indices != indices || r.StartedAt.IsZero() {
 		w.t.Errorf("RecordRound got %+v", in)
 	}
 	w.rounds = append(w.rounds, r)
@@ -458,7 +495,7 @@ func (w *world) runRecord(_ context.Context, in step.RecordRoundInput, _ int) (m
 
 func (w *world) script(pass int) passScript {
 	if w.pass == nil {
-		return passScript{1, 1, 1}
+		return passScript{slices: 1, calls: 1, deletes: 1}
 	}
 	return w.pass(pass)
 }
@@ -468,7 +505,14 @@ func (w *world) runPlanReplay(_ context.Context, in step.ReplayInput, _ int) (st
 		w.t.Errorf("PlanReplay got %+v", in)
 	}
 	out := step.PlanReplayOutput{Pass: len(w.passes) + 1, StartedAt: w.clock.Now(), Slices: []int{}, Dropped: []string{}}
-	for i := range w.script(out.Pass).slices {
+	script := w.script(out.Pass)
+	if script.small {
+		record := migration.Pass{Number: out.Pass, Final: in.Final, Execution: in.Execution, StartedAt: out.StartedAt, FinishedAt: out.StartedAt}
+		w.passes = append(w.passes, record)
+		out.Done, out.Record = true, &record
+		return out, nil
+	}
+	for i := range script.slices {
 		out.Slices = append(out.Slices, i+1)
 	}
 	return out, nil
@@ -488,7 +532,7 @@ func (w *world) runReplaySlice(ctx context.Context, in step.ReplaySlice, _ int) 
 	for _, r := range in.Rest {
 		rest = fmt.Sprintf("%s/%d %d..%d", r.Index, r.Shard, r.From, r.Upto)
 	}
-	if (in.Call == 0) != (in.Rest == nil) {
+	if (in.Call == 0) != (in.Rest == nil) || in.StartedAt.IsZero() {
 		w.t.Errorf("ReplaySlice got %+v", in)
 	}
 	key := fmt.Sprintf("%d/%d", in.Pass, in.Slice)
@@ -530,15 +574,11 @@ func (w *world) runReconcileDeletes(ctx context.Context, in step.ReconcileDelete
 
 func (w *world) runRecordPass(_ context.Context, in step.RecordPassInput, _ int) (migration.Pass, error) {
 	script := w.present("RecordPass", in.ReplayInput)
-	w.finished("RecordPass", in.Slices, script)
 	p := migration.Pass{
-		Number: in.Pass, Final: in.Final, Execution: in.Execution, StartedAt: in.StartedAt, FinishedAt: w.clock.Now(), Deleted: in.Deleted,
-		Seconds: w.clock.Now().Sub(in.StartedAt).Seconds(),
+		Number: in.Pass, Final: in.Final, Execution: in.Execution, StartedAt: in.StartedAt, FinishedAt: w.clock.Now(), Deleted: int64(3 * w.asked[in.Pass]),
+		Documents: int64(10 * script.slices * script.calls), Seconds: w.clock.Now().Sub(in.StartedAt).Seconds(),
 	}
-	for _, x := range in.Slices {
-		p.Documents += x.Documents
-	}
-	if p.Deleted != int64(3*script.deletes) || p.StartedAt.IsZero() {
+	if w.asked[in.Pass] != script.deletes || p.StartedAt.IsZero() {
 		w.t.Errorf("RecordPass got %+v", in)
 	}
 	w.passes = append(w.passes, p)
@@ -653,12 +693,14 @@ const (
 	cutOverStates  = "Freeze MoveLastDelta Verify Verdict Finish Migrated"
 	warmStates     = "Warm Decide WhatNext "
 	oneCall        = "ReplaySlice SliceDone SliceReplayed"
-	passStates     = "Begin PlanReplay Replay ReconcileDeletes DeletesDone RecordPass"
+	smallPass      = "Begin PlanReplay SmallPass PassOver"
+	passStates     = "Begin PlanReplay SmallPass Replay ReconcileDeletes DeletesDone RecordPass"
 )
 
 var (
 	warmAgain = migration.Decision{Action: migration.WarmAgain, Reason: "again"}
-	cutOver   = migration.Decision{Action: migration.CutOver, Reason: "fits"}
+	ask       = migration.Decision{Action: migration.AskFirst, Reason: "it does not fit"}
+	cutOver   = migration.Decision{Action: migration.CutOverNow, Reason: "fits"}
 )
 
 func TestPaths(t *testing.T) {
@@ -739,10 +781,57 @@ func TestPaths(t *testing.T) {
 				w.takes = func(string, int) time.Duration { return time.Hour }
 			},
 			want:   "Preflight AssessOnly Register " + strings.Repeat(warmStates, 4) + "NeverFits",
-			status: asl.Failed, err: string(fault.NeverFits), cause: "predicted write downtime 7203.0 s",
+			status: asl.Failed, err: string(fault.NeverFits), cause: "predicted write downtime 7200.",
 			alsoTrue: func(t *testing.T, w *world, d asl.Description) {
 				if want := migration.Decide(w.spec, d.ExecutionARN, 1, migration.History{Rounds: w.rounds}).Reason; d.Cause != want {
 					t.Errorf("cause %q, want the decision's reason %q", d.Cause, want)
+				}
+			},
+		},
+		{
+			name: "asked, and cut over all the same", script: func(w *world) {
+				w.decisions, w.answers = []migration.Decision{ask}, []string{`{"action":"cutover"}`}
+			},
+			want: "Preflight AssessOnly Register " + warmStates + "Ask Answered " + cutOverStates, atOnce: true,
+		},
+		{
+			name: "asked, and told to go on: limits count from then on", script: func(w *world) {
+				w.decisions, w.answers, w.thinks = []migration.Decision{ask, ask, cutOver}, []string{`{"action":"warm"}`, `{"action":"warm"}`}, time.Hour
+			},
+			want: "Preflight AssessOnly Register " + strings.Repeat(warmStates+"Ask Answered ", 2) + warmStates + cutOverStates, took: 2 * time.Hour,
+			alsoTrue: func(t *testing.T, w *world, _ asl.Description) {
+				for i, want := range []time.Time{{}, w.started.Add(time.Hour), w.started.Add(2 * time.Hour)} {
+					if got := w.deciders[i].Since; !got.Equal(want) {
+						t.Errorf("decision %d counts from %s, want %s", i+1, got, want)
+					}
+				}
+				if w.asking[1].Answer != "" || w.asking[1].TaskToken == w.asking[0].TaskToken {
+					t.Errorf("asked %+v", w.asking)
+				}
+			},
+		},
+		{
+			name: "asked, and told to stop", script: func(w *world) {
+				w.decisions, w.answers = []migration.Decision{ask}, []string{`{"action":"stop"}`}
+			},
+			want: "Preflight AssessOnly Register " + warmStates + "Ask Answered NeverFits", status: asl.Failed, err: string(fault.NeverFits), cause: "it does not fit", atOnce: true,
+		},
+		{
+			name: "asked, and nobody answers for a week", script: func(w *world) { w.decisions = []migration.Decision{ask} },
+			want:   "Preflight AssessOnly Register " + warmStates + "Ask NeverFits",
+			status: asl.Failed, err: string(fault.NeverFits), cause: "it does not fit", took: 7 * 24 * time.Hour,
+		},
+		{
+			name: "asked, and answered with what is no answer: asked again", script: func(w *world) {
+				w.decisions = []migration.Decision{ask}
+				w.answers = []string{`{"action":"cut-over"}`, `{}`, `null`, `"cutover"`, `["cutover"]`, `{"action":["cutover"]}`, `{"action":"cutover"}`}
+			},
+			want: "Preflight AssessOnly Register " + warmStates + strings.Repeat("Ask Answered ", 7) + cutOverStates, atOnce: true,
+			alsoTrue: func(t *testing.T, w *world, _ asl.Description) {
+				for i, want := range []string{"", "cut-over", "an answer without an action"} {
+					if got := w.asking[i].Answer; got != want {
+						t.Errorf("question %d is told of the answer %q, want %q", i+1, got, want)
+					}
 				}
 			},
 		},
@@ -769,6 +858,16 @@ func TestPaths(t *testing.T) {
 			},
 			want: "Begin StartSnapshot SnapshotStarted WaitForSlot StartSnapshot SnapshotStarted WaitForSlot StartSnapshot SnapshotStarted PollSnapshot SnapshotDone " +
 				copyStates + restoreStates, took: 10 * time.Second,
+		},
+		{
+			name: "nothing has changed", machine: names.RoundMachine, input: `{"migration":"orders","round":1}`,
+			script: func(w *world) { w.unchanged = true },
+			want:   "Begin StartSnapshot SnapshotStarted RecordRound", atOnce: true,
+		},
+		{
+			name: "nothing has changed, in the final round", machine: names.RoundMachine, input: `{"migration":"orders","round":1,"final":true}`,
+			script: func(w *world) { w.unchanged = true },
+			want:   "Begin StartSnapshot SnapshotStarted RecordRound", atOnce: true,
 		},
 		{
 			name: "the snapshot is gone and started again", machine: names.RoundMachine, input: `{"migration":"orders","round":1}`,
@@ -929,11 +1028,11 @@ func TestPaths(t *testing.T) {
 		{
 			name: "slices and deletes that take several calls", machine: names.ReplayMachine, input: `{"migration":"orders","final":true,"execution":"arn:x"}`,
 			script: func(w *world) {
-				w.pass = func(int) passScript { return passScript{10, 3, 4} }
+				w.pass = func(int) passScript { return passScript{slices: 10, calls: 3, deletes: 4} }
 				w.call = 10 * time.Minute
 			},
-			want:     "Begin PlanReplay Replay " + strings.Repeat("ReconcileDeletes DeletesDone ", 4) + "RecordPass",
-			passes:   []string{"Begin PlanReplay Replay " + strings.Repeat("ReconcileDeletes DeletesDone ", 4) + "RecordPass"},
+			want:     "Begin PlanReplay SmallPass Replay " + strings.Repeat("ReconcileDeletes DeletesDone ", 4) + "RecordPass",
+			passes:   []string{"Begin PlanReplay SmallPass Replay " + strings.Repeat("ReconcileDeletes DeletesDone ", 4) + "RecordPass"},
 			slices:   slices.Repeat([]string{"ReplaySlice SliceDone ReplaySlice SliceDone ReplaySlice SliceDone SliceReplayed"}, 10),
 			took:     100 * time.Minute, // 10 slices, 8 at a time, and 4 calls for the deletes
 			branches: &[4]string{},
@@ -947,8 +1046,18 @@ func TestPaths(t *testing.T) {
 			},
 		},
 		{
+			name: "a small pass is over with its plan", machine: names.ReplayMachine, input: `{"migration":"orders","final":true,"execution":"arn:x"}`,
+			script: func(w *world) { w.pass = func(int) passScript { return passScript{small: true} } },
+			want:   smallPass, passes: []string{smallPass}, atOnce: true, branches: &[4]string{},
+			alsoTrue: func(t *testing.T, w *world, d asl.Description) {
+				if p := w.passes[0]; !p.Final || !strings.Contains(d.Output, `"number":1`) || w.elapsed() != 0 {
+					t.Errorf("%+v, output %s after %s", p, d.Output, w.elapsed())
+				}
+			},
+		},
+		{
 			name: "an empty pass", machine: names.ReplayMachine, input: `{"migration":"orders","final":false,"execution":"arn:x"}`,
-			script: func(w *world) { w.pass = func(int) passScript { return passScript{0, 0, 1} } },
+			script: func(w *world) { w.pass = func(int) passScript { return passScript{deletes: 1} } },
 			want:   passStates, passes: []string{passStates}, atOnce: true, branches: &[4]string{},
 		},
 	} {

@@ -27,7 +27,9 @@ func rehearse(ctx context.Context, args []string) error {
 	cfg.Window = o.window
 	r, err := rehearsal.Run(ctx, cfg)
 	if len(r.Rounds) > 0 {
-		r.Print(os.Stdout)
+		if err := r.Print(os.Stdout); err != nil {
+			return err
+		}
 		fmt.Printf("report           %s/report.json, history.json, logs of each part beside them\n", cfg.Out)
 	}
 	return err

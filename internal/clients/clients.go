@@ -5,8 +5,10 @@ package clients
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
+	"path"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -20,6 +22,7 @@ import (
 	"github.com/domainferry/domainferry/internal/migration"
 	"github.com/domainferry/domainferry/internal/names"
 	"github.com/domainferry/domainferry/internal/replay"
+	"github.com/domainferry/domainferry/internal/repository"
 	"github.com/domainferry/domainferry/internal/s3copy"
 )
 
@@ -74,4 +77,36 @@ func (c *Clients) Replayer(source, destination migration.Endpoint) *replay.Repla
 // Copier returns the copy engine between two repositories' buckets; copies are asked of the destination's Region.
 func (c *Clients) Copier(source, destination migration.Repository) *s3copy.Copier {
 	return &s3copy.Copier{Source: c.S3(source.Region), Destination: c.S3(destination.Region)}
+}
+
+// Blobs returns the reader of a repository's small objects.
+func (c *Clients) Blobs(r migration.Repository) repository.BlobReader {
+	return blobs{c.S3(r.Region), r}
+}
+
+type blobs struct {
+	client *s3.Client
+	at     migration.Repository
+}
+
+// Get implements repository.BlobReader. A root document may be larger than the others.
+func (b blobs) Get(ctx context.Context, key string) ([]byte, error) {
+	limit := int64(repository.MaxBlobSize)
+	if repository.Classify(key) == repository.RootIndex {
+		limit = repository.MaxRootSize
+	}
+	full := path.Join(b.at.BasePath, key)
+	out, err := b.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &b.at.Bucket, Key: &full})
+	if err != nil {
+		return nil, fmt.Errorf("s3://%s/%s: %w", b.at.Bucket, full, err)
+	}
+	defer out.Body.Close()
+	content, err := io.ReadAll(io.LimitReader(out.Body, limit+1))
+	if err == nil && int64(len(content)) > limit {
+		err = fmt.Errorf("it has more than %d bytes", limit)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("s3://%s/%s: %w", b.at.Bucket, full, err)
+	}
+	return content, nil
 }

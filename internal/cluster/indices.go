@@ -166,6 +166,9 @@ func (c *Client) AddWriteBlock(ctx context.Context, indices ...string) error {
 	})
 }
 
+// CannotClose reports whether a refusal of Close says that the domain does not offer it at all (Amazon before Elasticsearch 7.4).
+func CannotClose(err error) bool { return endpointRefused(err) }
+
 // endpointRefused reports whether the endpoint itself does not exist or is not offered, as against a refusal of what was asked.
 func endpointRefused(err error) bool {
 	f, ok := fault.As(err)

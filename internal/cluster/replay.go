@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strconv"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/domainferry/domainferry/internal/fault"
 )
 
@@ -49,14 +51,19 @@ func (c *Client) ShardHistories(ctx context.Context, indices ...string) (map[str
 		return out, nil
 	}
 	err := c.chunked(op, indices, func(path string, part []string) error {
-		terms, err := c.primaryTerms(ctx, op, path)
-		if err != nil {
-			return err
-		}
+		var terms map[string]map[string]int64
+		group, groupCtx := errgroup.WithContext(ctx)
+		group.Go(func() (err error) { terms, err = c.primaryTerms(groupCtx, op, path); return err })
 		stats, err := c.primaryStats(ctx, primaryQuery{
 			op: op, path: path, indices: part, hint: "The index was created before Elasticsearch 6.0. Move it by rounds, or reindex it on the source.",
 			fields: "_shards,indices.*.uuid,indices.*.shards.*.routing,indices.*.shards.*.seq_no,indices.*.shards.*.commit.user_data.history_uuid",
 		})
+		if other := group.Wait(); err == nil {
+			err = other
+		}
+		if err != nil {
+			return err
+		}
 		for index, x := range stats {
 			h := IndexHistory{UUID: x.uuid}
 			for _, s := range x.shards {

@@ -231,15 +231,30 @@ func TestRequests(t *testing.T) {
 			answers: map[string]string{"GET /a/_count": `{"count":42,"_shards":{"total":1,"successful":1,"failed":0}}`},
 			want:    []string{"GET /a/_count"}, result: int64(42),
 		},
+		"descriptions": {
+			call: func(ctx context.Context, c *Client) (any, error) {
+				d, err := c.Describe(ctx, "a", "b", "c")
+				if err != nil || d["a"].Digest != d["b"].Digest || d["a"].Digest == d["c"].Digest || len(d["a"].Digest) != 32 {
+					return nil, fmt.Errorf("%+v, %w", d, err)
+				}
+				return []string{d["a"].UUID, string(d["a"].Aliases["x"])}, nil
+			},
+			answers: map[string]string{"GET /a,b,c": `{"a":{"aliases":{"x":{"filter":{"term":{"n":1}}}},"mappings":{"properties":{"p":{"type":"long"},"q":{"type":"text"}}},
+				"settings":{"index.uuid":"1","index.number_of_shards":"2","index.blocks.write":"true","index.number_of_replicas":"1"}},
+				"b":{"settings":{"index.number_of_shards":"2","index.creation_date":"7"},"mappings":{"properties":{"q":{"type":"text"},"p":{"type":"long"}}},
+				"aliases":{"x":{"filter":{"term":{"n":1}}}}},
+				"c":{"aliases":{"x":{"filter":{"term":{"n":2}}}},"mappings":{"properties":{"p":{"type":"long"},"q":{"type":"text"}}},"settings":{"index.number_of_shards":"2"}}}`},
+			want: []string{"GET /a,b,c?flat_settings=true"}, result: []string{"1", `{"filter":{"term":{"n":1}}}`},
+		},
 		"sequence numbers": {
 			call: func(ctx context.Context, c *Client) (any, error) { return c.SequenceNumbers(ctx, "a") },
-			answers: map[string]string{"GET /a/_stats/docs": `{"_shards":{"failed":0},"indices":{"a":{"shards":{"1":[{"routing":{"primary":false},"seq_no":{"max_seq_no":1}},
-				{"routing":{"primary":true},"docs":{"count":5},"seq_no":{"max_seq_no":9,"local_checkpoint":8,"global_checkpoint":7}}],
+			answers: map[string]string{"GET /a/_stats/docs": `{"_shards":{"failed":0},"indices":{"a":{"uuid":"u","shards":{"1":[{"routing":{"primary":false},"seq_no":{"max_seq_no":1}},
+				{"routing":{"primary":true},"docs":{"count":5},"seq_no":{"max_seq_no":9,"local_checkpoint":8,"global_checkpoint":7},"commit":{"user_data":{"history_uuid":"h"}}}],
 				"0":[{"routing":{"primary":true},"docs":{"count":0},"seq_no":{"max_seq_no":-1,"local_checkpoint":-1,"global_checkpoint":-1}}]}}}}`},
-			want: []string{"GET /a/_stats/docs?filter_path=_shards%2Cindices.%2A.shards.%2A.routing%2Cindices.%2A.shards.%2A.docs%2Cindices.%2A.shards.%2A.seq_no&level=shards"},
+			want: []string{"GET /a/_stats/docs?filter_path=_shards%2Cindices.%2A.uuid%2Cindices.%2A.shards.%2A.routing%2Cindices.%2A.shards.%2A.docs%2Cindices.%2A.shards.%2A.seq_no%2Cindices.%2A.shards.%2A.commit.user_data.history_uuid&level=shards"},
 			result: map[string][]ShardSequence{"a": {
-				{Shard: 0, MaxSeqNo: -1, LocalCheckpoint: -1, GlobalCheckpoint: -1},
-				{Shard: 1, MaxSeqNo: 9, LocalCheckpoint: 8, GlobalCheckpoint: 7, Docs: 5}}},
+				{Shard: 0, MaxSeqNo: -1, LocalCheckpoint: -1, GlobalCheckpoint: -1, IndexUUID: "u"},
+				{Shard: 1, MaxSeqNo: 9, LocalCheckpoint: 8, GlobalCheckpoint: 7, Docs: 5, IndexUUID: "u", HistoryUUID: "h"}}},
 		},
 		"shards": {
 			call: func(ctx context.Context, c *Client) (any, error) { return c.Shards(ctx, "a") },

@@ -23,6 +23,7 @@ type ShardRecovery struct {
 	// RecoveredBytes were read from the repository, ReusedBytes were there already; together they come to TotalBytes in the end.
 	TotalBytes, ReusedBytes, RecoveredBytes int64
 	StartTime, StopTime                     time.Time // UTC; StopTime is zero while it runs
+	Node                                    string    // name of the node that got it
 }
 
 // Recoveries lists the latest recovery of each shard copy of the indices, by index and shard. Shards that wait for their turn, and
@@ -46,6 +47,9 @@ func (c *Client) Recoveries(ctx context.Context, indices ...string) ([]ShardReco
 					Repository string `json:"repository"`
 					Snapshot   string `json:"snapshot"`
 				} `json:"source"`
+				Target struct {
+					Name string `json:"name"`
+				} `json:"target"`
 				Index struct {
 					Size struct {
 						Total     int64 `json:"total_in_bytes"`
@@ -65,7 +69,7 @@ func (c *Client) Recoveries(ctx context.Context, indices ...string) ([]ShardReco
 					Index: index, Shard: s.ID, Primary: s.Primary, Type: strings.ToUpper(s.Type), Stage: strings.ToUpper(s.Stage),
 					Repository: s.Source.Repository, Snapshot: s.Source.Snapshot,
 					TotalBytes: s.Index.Size.Total, ReusedBytes: s.Index.Size.Reused, RecoveredBytes: s.Index.Size.Recovered,
-					StartTime: millis(s.Start), StopTime: millis(s.Stop),
+					StartTime: millis(s.Start), StopTime: millis(s.Stop), Node: s.Target.Name,
 				})
 			}
 		}
@@ -205,6 +209,8 @@ type ShardSequence struct {
 	LocalCheckpoint  int64
 	GlobalCheckpoint int64
 	Docs             int64 // Lucene documents, nested ones included
+	// IndexUUID and HistoryUUID are of which index and of which history the numbers are; "" where the engine does not tell.
+	IndexUUID, HistoryUUID string
 }
 
 // SequenceNumbers returns the sequence numbers of the primary shards of each index, by shard. The indices must be open; a primary
@@ -218,11 +224,14 @@ func (c *Client) SequenceNumbers(ctx context.Context, indices ...string) (map[st
 	err := c.chunked(op, indices, func(path string, part []string) error {
 		stats, err := c.primaryStats(ctx, primaryQuery{
 			op: op, path: path, indices: part, hint: "The index was created before Elasticsearch 6.0. Reindex it on the source, or exclude it.",
-			fields: "_shards,indices.*.shards.*.routing,indices.*.shards.*.docs,indices.*.shards.*.seq_no",
+			fields: "_shards,indices.*.uuid,indices.*.shards.*.routing,indices.*.shards.*.docs,indices.*.shards.*.seq_no,indices.*.shards.*.commit.user_data.history_uuid",
 		})
 		for index, x := range stats {
 			for _, s := range x.shards {
-				out[index] = append(out[index], ShardSequence{s.number, s.SeqNo.Max, s.SeqNo.Local, s.SeqNo.Global, s.Docs.Count})
+				out[index] = append(out[index], ShardSequence{
+					Shard: s.number, MaxSeqNo: s.SeqNo.Max, LocalCheckpoint: s.SeqNo.Local, GlobalCheckpoint: s.SeqNo.Global, Docs: s.Docs.Count,
+					IndexUUID: x.uuid, HistoryUUID: s.Commit.UserData.HistoryUUID,
+				})
 			}
 		}
 		return err

@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -249,6 +251,17 @@ type Progress struct {
 	State string
 	IndexProgress
 	Indices map[string]IndexProgress
+	// Shards are by index and shard.
+	Shards []ShardProgress
+}
+
+// ShardProgress is what a snapshot adds to the repository for one shard.
+type ShardProgress struct {
+	Index string
+	Shard int
+	Bytes int64
+	Start time.Time // UTC; zero when the shard had nothing to do
+	Took  time.Duration
 }
 
 // IndexProgress is Progress of one index.
@@ -262,11 +275,20 @@ type snapshotStatus struct {
 	Repository string `json:"repository"`
 	State      string `json:"state"`
 	statusCounts
-	Indices map[string]statusCounts `json:"indices"`
+	Indices map[string]struct {
+		statusCounts
+		Shards map[string]struct {
+			Stats struct {
+				Incremental fileCount `json:"incremental"`
+				Start       int64     `json:"start_time_in_millis"`
+				Millis      int64     `json:"time_in_millis"`
+			} `json:"stats"`
+		} `json:"shards"`
+	} `json:"indices"`
 }
 
 type statusCounts struct {
-	Shards struct {
+	Counts struct {
 		Initializing int `json:"initializing"`
 		Done         int `json:"done"`
 		Failed       int `json:"failed"`
@@ -286,13 +308,13 @@ type fileCount struct {
 
 func (s statusCounts) progress() IndexProgress {
 	p := IndexProgress{
-		ShardsTotal: s.Shards.Total, ShardsDone: s.Shards.Done, ShardsFailed: s.Shards.Failed, ShardsInitializing: s.Shards.Initializing,
+		ShardsTotal: s.Counts.Total, ShardsDone: s.Counts.Done, ShardsFailed: s.Counts.Failed, ShardsInitializing: s.Counts.Initializing,
 		IncrementalFiles: s.Stats.Incremental.Files, IncrementalBytes: s.Stats.Incremental.Bytes, TotalBytes: s.Stats.Total.Bytes,
 	}
 	switch {
 	case s.Stats.Processed != nil:
 		p.ProcessedBytes = s.Stats.Processed.Bytes
-	case s.Shards.Done+s.Shards.Failed == s.Shards.Total:
+	case s.Counts.Done+s.Counts.Failed == s.Counts.Total:
 		// "processed" is left out once all is done.
 		p.ProcessedBytes = p.IncrementalBytes
 	}
@@ -323,7 +345,13 @@ func (c *Client) SnapshotProgress(ctx context.Context, repository, name string) 
 		progress = Progress{State: s.State, IndexProgress: s.progress(), Indices: make(map[string]IndexProgress, len(s.Indices))}
 		for index, counts := range s.Indices {
 			progress.Indices[index] = counts.progress()
+			for id, shard := range counts.Shards {
+				progress.Shards = append(progress.Shards, ShardProgress{index, int(number(id)), shard.Stats.Incremental.Bytes, millis(shard.Stats.Start), time.Duration(shard.Stats.Millis) * time.Millisecond})
+			}
 		}
+		slices.SortFunc(progress.Shards, func(a, b ShardProgress) int {
+			return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.Shard, b.Shard))
+		})
 		return progress, true, nil
 	}
 	return Progress{}, false, nil

@@ -9,10 +9,14 @@
 //	migrations/<name>/strategies.json             migration.Strategies: which indices are on replay
 //	migrations/<name>/replay/...                  the replay's plans, results and states
 //	migrations/<name>/copies.json                 Copies: indices this migration made at the destination
+//	migrations/<name>/holds.json                  what each copy holds, index -> Hold
+//	migrations/<name>/changes.json                []migration.Change: what the migration followed at the source
+//	migrations/<name>/predictions/0003.json       RestorePrediction, written before the round's restore
 //	migrations/<name>/freeze.json                 Freeze: what was blocked and how it was before
 //	migrations/<name>/verification.json           migration.Verification of the last cut-over
 //	migrations/<name>/decision.json               migration.Decision, the last one
 //	migrations/<name>/report.json                 report.Report
+//	migrations/<name>/tuning.json                 step.Tuning: settings raised at the destination and how they were before
 //
 // S3 is strongly consistent; write-once objects use If-None-Match, so that a repeated step keeps what the first attempt wrote.
 package journal
@@ -33,6 +37,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/migration"
@@ -119,29 +124,78 @@ type Checkpoints struct {
 	Round    int                `json:"round"`
 	ReadAt   time.Time          `json:"readAt"`
 	PerShard map[string][]int64 `json:"perShard"`
+	// Identities are which indices these were and how they were described, read before the snapshot too.
+	Identities map[string]Identity `json:"identities,omitempty"`
+	// Unchanged are indices whose copies hold everything already. They are in PerShard, and not in the round's snapshot.
+	Unchanged []string `json:"unchanged,omitempty"`
 }
 
-// RecordCheckpoints keeps the first record of an index in a round: an older checkpoint is the safe one when a snapshot is started
-// twice. Indices that the first record did not have are added.
-func (j *Journal) RecordCheckpoints(ctx context.Context, c Checkpoints) error {
-	first, found, err := j.Checkpoints(ctx, c.Round)
-	if err != nil {
-		return err
+// Identity tells an index from another one of its name, and from itself with another description.
+type Identity struct {
+	UUID        string   `json:"uuid"`
+	Histories   []string `json:"histories,omitempty"` // history uuid per shard; empty where the engine does not tell
+	Description string   `json:"description"`         // digest of mapping, aliases and settings
+}
+
+// InSnapshot are the indices that the round's snapshot holds, in order.
+func (c Checkpoints) InSnapshot() []string {
+	unchanged := map[string]bool{}
+	for _, x := range c.Unchanged {
+		unchanged[x] = true
 	}
-	key := j.key("checkpoints", roundFile(c.Round))
-	if !found {
-		return j.store.putOnce(ctx, key, c)
-	}
-	added := false
-	for index, shards := range c.PerShard {
-		if _, ok := first.PerShard[index]; !ok {
-			first.PerShard[index], added = shards, true
+	var names []string
+	for x := range c.PerShard {
+		if !unchanged[x] {
+			names = append(names, x)
 		}
 	}
-	if !added {
-		return nil
+	slices.Sort(names)
+	return names
+}
+
+// RecordCheckpoints is MergeCheckpoints for those who need not know what is recorded then.
+func (j *Journal) RecordCheckpoints(ctx context.Context, c Checkpoints) error {
+	_, err := j.MergeCheckpoints(ctx, c)
+	return err
+}
+
+// MergeCheckpoints keeps the first record of an index in a round: an older checkpoint is the safe one when a snapshot is started
+// twice, and what the first request asked for stays in it. Indices that the first record did not have, or knew as another index of
+// that name, are added. It returns what is recorded then.
+func (j *Journal) MergeCheckpoints(ctx context.Context, c Checkpoints) (Checkpoints, error) {
+	key := j.key("checkpoints", roundFile(c.Round))
+	first, found, err := j.Checkpoints(ctx, c.Round)
+	if err != nil {
+		return c, err
 	}
-	return j.store.put(ctx, key, first)
+	if !found {
+		return c, j.store.putOnce(ctx, key, c)
+	}
+	changed := false
+	for index, shards := range c.PerShard {
+		_, known := first.PerShard[index]
+		if a, b := first.Identities[index].UUID, c.Identities[index].UUID; known && (a == b || a == "" || b == "") {
+			if slices.Contains(first.Unchanged, index) && !slices.Contains(c.Unchanged, index) {
+				first.Unchanged, changed = slices.DeleteFunc(first.Unchanged, func(x string) bool { return x == index }), true
+			}
+			continue
+		}
+		if first.PerShard == nil {
+			first.PerShard = map[string][]int64{}
+		}
+		if first.Identities == nil {
+			first.Identities = map[string]Identity{}
+		}
+		first.PerShard[index], first.Identities[index], changed = shards, c.Identities[index], true
+		first.Unchanged = slices.DeleteFunc(first.Unchanged, func(x string) bool { return x == index })
+		if slices.Contains(c.Unchanged, index) {
+			first.Unchanged = append(first.Unchanged, index)
+		}
+	}
+	if !changed {
+		return first, nil
+	}
+	return first, j.store.put(ctx, key, first)
 }
 
 // Checkpoints reads the record of a round.
@@ -177,19 +231,19 @@ func (j *Journal) Passes(ctx context.Context) ([]migration.Pass, error) {
 	return passes, err
 }
 
-// all reads every object of a folder.
+// all reads every object of a folder, some side by side.
 func all[T any](ctx context.Context, j *Journal, folder string) ([]T, error) {
 	keys, err := j.store.list(ctx, j.key(folder)+"/")
 	if err != nil {
 		return nil, err
 	}
 	list := make([]T, len(keys))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(16)
 	for i, k := range keys {
-		if _, err := j.store.get(ctx, k, &list[i]); err != nil {
-			return nil, err
-		}
+		group.Go(func() error { _, err := j.store.get(ctx, k, &list[i]); return err })
 	}
-	return list, nil
+	return list, group.Wait()
 }
 
 // Measures reads what a round moved of each index; none yet is an empty map.
@@ -220,6 +274,76 @@ func (j *Journal) SaveStrategies(ctx context.Context, s migration.Strategies) er
 // restore that creates it; only recorded names are ever closed or restored over.
 type Copies struct {
 	Indices []string `json:"indices"`
+	// Removed are those whose index is gone at the source, so that the copy is to be deleted. Nothing else is ever deleted but what is
+	// restored anew at once.
+	Removed []string `json:"removed,omitempty"`
+	// CannotClose is set once the domain has refused to close an index: copies are deleted and restored anew there.
+	CannotClose bool `json:"cannotClose,omitempty"`
+}
+
+// Hold is what a copy at the destination holds: everything of the source's index as the round's checkpoints had it.
+type Hold struct {
+	Round       int     `json:"round"`
+	Snapshot    string  `json:"snapshot"`
+	Checkpoints []int64 `json:"checkpoints"` // per shard, read before the snapshot
+	Identity
+	CopyUUID string `json:"copyUuid,omitempty"` // of the index at the destination; empty when it was not looked at
+	// Ready copies are open, started and have the source's aliases: nothing is left to do to them in a cut-over.
+	Ready bool `json:"ready,omitempty"`
+}
+
+// SaveHolds replaces the record.
+func (j *Journal) SaveHolds(ctx context.Context, h map[string]Hold) error {
+	return j.store.put(ctx, j.key("holds.json"), h)
+}
+
+// Holds reads the record; none yet is an empty one.
+func (j *Journal) Holds(ctx context.Context) (map[string]Hold, error) {
+	h := map[string]Hold{}
+	_, err := j.store.get(ctx, j.key("holds.json"), &h)
+	return h, err
+}
+
+// RecordChanges adds to the record of what was followed; what is there already is not added again.
+func (j *Journal) RecordChanges(ctx context.Context, changes []migration.Change) error {
+	list, err := j.Changes(ctx)
+	if err != nil {
+		return err
+	}
+	before := len(list)
+	for _, c := range changes {
+		if !slices.ContainsFunc(list, func(x migration.Change) bool { return x.Round == c.Round && x.Index == c.Index && x.What == c.What }) {
+			list = append(list, c)
+		}
+	}
+	if len(list) == before {
+		return nil
+	}
+	return j.store.put(ctx, j.key("changes.json"), list)
+}
+
+// Changes reads what the migration followed at the source, in order; none yet is empty.
+func (j *Journal) Changes(ctx context.Context) ([]migration.Change, error) {
+	var list []migration.Change
+	_, err := j.store.get(ctx, j.key("changes.json"), &list)
+	return list, err
+}
+
+// RestorePrediction is what the repository's file lists say that a round's restore will move, in bytes.
+type RestorePrediction struct {
+	Indices map[string]int64 `json:"indices"`
+	Unknown string           `json:"unknown,omitempty"` // why it does not speak of all indices
+}
+
+// SavePrediction replaces the record of a round.
+func (j *Journal) SavePrediction(ctx context.Context, round int, p RestorePrediction) error {
+	return j.store.put(ctx, j.key("predictions", roundFile(round)), p)
+}
+
+// Prediction reads the record of a round; found is false when nothing was predicted.
+func (j *Journal) Prediction(ctx context.Context, round int) (p RestorePrediction, found bool, err error) {
+	found, err = j.store.get(ctx, j.key("predictions", roundFile(round)), &p)
+	return p, found, err
 }
 
 // SaveCopies replaces the record.
@@ -247,13 +371,15 @@ const (
 
 // Freeze is the inverse of the write block, recorded before the block is set.
 type Freeze struct {
-	Execution  string            `json:"execution"`
-	State      FreezeState       `json:"state"`
-	Before     map[string]string `json:"before"` // index -> index.blocks.write before, "" when it was not set
-	StartedAt  time.Time         `json:"startedAt"`
-	ProvenAt   time.Time         `json:"provenAt,omitzero"`
-	EndedAt    time.Time         `json:"endedAt,omitzero"` // thawed or handed over
-	Prediction *float64          `json:"predictedSeconds,omitempty"`
+	Execution string            `json:"execution"`
+	State     FreezeState       `json:"state"`
+	Before    map[string]string `json:"before"` // index -> index.blocks.write before, "" when it was not set
+	StartedAt time.Time         `json:"startedAt"`
+	ProvenAt  time.Time         `json:"provenAt,omitzero"`
+	EndedAt   time.Time         `json:"endedAt,omitzero"` // thawed or handed over
+	// SettledAt is when the destination's indices had replicas and refresh as planned, after the hand-over.
+	SettledAt  time.Time `json:"settledAt,omitzero"`
+	Prediction *float64  `json:"predictedSeconds,omitempty"`
 	// Unchanged are the indices on rounds whose copies already hold everything, by sequence number and description: the final round
 	// leaves them out.
 	Unchanged []string `json:"unchanged,omitempty"`
@@ -278,6 +404,7 @@ const (
 	VerificationFile = "verification.json"
 	DecisionFile     = "decision.json"
 	ReportFile       = "report.json"
+	TuningFile       = "tuning.json"
 )
 
 // SaveDocument replaces one of the named documents.

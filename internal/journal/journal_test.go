@@ -233,10 +233,10 @@ func TestFreezeCopiesAndDocuments(t *testing.T) {
 	if found, err := j.Document(t.Context(), DecisionFile, &d); found || err != nil {
 		t.Errorf("no decision: %t, %v", found, err)
 	}
-	if err := j.SaveDocument(t.Context(), DecisionFile, migration.Decision{Action: migration.CutOver}); err != nil {
+	if err := j.SaveDocument(t.Context(), DecisionFile, migration.Decision{Action: migration.CutOverNow}); err != nil {
 		t.Fatal(err)
 	}
-	if found, err := j.Document(t.Context(), DecisionFile, &d); err != nil || !found || d.Action != migration.CutOver {
+	if found, err := j.Document(t.Context(), DecisionFile, &d); err != nil || !found || d.Action != migration.CutOverNow {
 		t.Errorf("%+v, %t, %v", d, found, err)
 	}
 }
@@ -273,7 +273,8 @@ func TestS3ErrorsBecomeFaults(t *testing.T) {
 				}
 			}
 			wantFault(t, owner, c.want)
-			wantFault(t, j.RecordCheckpoints(t.Context(), Checkpoints{Round: 1}), c.want)
+			err := j.RecordCheckpoints(t.Context(), Checkpoints{Round: 1})
+			wantFault(t, err, c.want)
 		})
 	}
 }
@@ -304,7 +305,7 @@ func TestReplayRecords(t *testing.T) {
 		t.Errorf("passes are taken for rounds: %+v, %v", rounds, err)
 	}
 	measures := map[string]migration.Measure{"a": {Snapshot: 1, Recovered: 2, Reused: 3}}
-	strategies := migration.Strategies{Replay: []migration.OnReplay{{Index: "a", Base: 3, Reason: "why"}}, Dropped: []migration.LeftOut{{Name: "b", Reason: "no"}}}
+	strategies := migration.Strategies{Replay: []migration.OnReplay{{Index: "a", Base: 3, Reason: "why"}}, Dropped: []migration.Dropped{{Name: "b", Reason: "no"}}}
 	for range 2 {
 		if err := errors.Join(j.SaveMeasures(t.Context(), 3, measures), j.SaveStrategies(t.Context(), strategies)); err != nil {
 			t.Fatal(err)
@@ -323,5 +324,74 @@ func TestReplayRecords(t *testing.T) {
 		if m.objects["migrations/orders/"+key] == "" {
 			t.Errorf("there is no %s in %v", key, slices.Sorted(maps.Keys(m.objects)))
 		}
+	}
+}
+
+// TestCheckpointsSayWhatIsInTheSnapshot: what an earlier attempt asked for stays in it, another index of the name replaces the first.
+func TestCheckpointsSayWhatIsInTheSnapshot(t *testing.T) {
+	_, store := newMemory()
+	j := store.Migration("orders")
+	record := func(unchanged []string, uuidOfA string, n int64) Checkpoints {
+		c, err := j.MergeCheckpoints(t.Context(), Checkpoints{
+			Round: 3, PerShard: map[string][]int64{"a": {n}, "b": {n}, "c": {n}}, Unchanged: unchanged,
+			Identities: map[string]Identity{"a": {UUID: uuidOfA}, "b": {UUID: "b"}, "c": {UUID: "c"}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept, _, err := j.Checkpoints(t.Context(), 3)
+		if err != nil || !slices.Equal(kept.InSnapshot(), c.InSnapshot()) || !reflect.DeepEqual(kept.PerShard, c.PerShard) || !reflect.DeepEqual(kept.Identities, c.Identities) {
+			t.Errorf("kept %+v, answered %+v, %v", kept, c, err)
+		}
+		return c
+	}
+	if c := record([]string{"a", "b"}, "a", 1); !slices.Equal(c.InSnapshot(), []string{"c"}) {
+		t.Errorf("%+v", c)
+	}
+	if c := record([]string{"a", "c"}, "a", 2); !slices.Equal(c.InSnapshot(), []string{"b", "c"}) || c.PerShard["b"][0] != 1 {
+		t.Errorf("written to since: %+v", c)
+	}
+	if c := record([]string{"a", "b", "c"}, "another", 3); !slices.Equal(c.InSnapshot(), []string{"b", "c"}) || c.PerShard["a"][0] != 3 || c.PerShard["c"][0] != 1 {
+		t.Errorf("made anew: %+v", c)
+	}
+	if c := record(nil, "third", 4); !slices.Equal(c.InSnapshot(), []string{"a", "b", "c"}) || c.PerShard["a"][0] != 4 {
+		t.Errorf("made anew and to be moved: %+v", c)
+	}
+}
+
+func TestHoldsChangesAndPredictions(t *testing.T) {
+	_, store := newMemory()
+	j := store.Migration("orders")
+	if h, err := j.Holds(t.Context()); err != nil || len(h) != 0 {
+		t.Errorf("none yet: %v, %v", h, err)
+	}
+	holds := map[string]Hold{"a": {Round: 3, Snapshot: "orders-r0003", Checkpoints: []int64{5}, Identity: Identity{UUID: "u", Histories: []string{"h"}, Description: "d"}, CopyUUID: "c", Ready: true}}
+	if err := j.SaveHolds(t.Context(), holds); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := j.Holds(t.Context()); err != nil || !reflect.DeepEqual(h, holds) {
+		t.Errorf("%+v, %v", h, err)
+	}
+	first := migration.Change{At: at, Round: 3, Index: "a", What: migration.Created}
+	again := first
+	again.At = at.Add(time.Hour)
+	second := migration.Change{At: at, Round: 4, Index: "a", What: migration.Removed}
+	for _, list := range [][]migration.Change{{first}, {again, second}, {again}} {
+		if err := j.RecordChanges(t.Context(), list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list, err := j.Changes(t.Context()); err != nil || !slices.Equal(list, []migration.Change{first, second}) {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if _, found, err := j.Prediction(t.Context(), 3); found || err != nil {
+		t.Errorf("none yet: %t, %v", found, err)
+	}
+	p := RestorePrediction{Indices: map[string]int64{"a": 7}, Unknown: "b"}
+	if err := j.SavePrediction(t.Context(), 3, p); err != nil {
+		t.Fatal(err)
+	}
+	if got, found, err := j.Prediction(t.Context(), 3); err != nil || !found || !reflect.DeepEqual(got, p) {
+		t.Errorf("%+v, %t, %v", got, found, err)
 	}
 }

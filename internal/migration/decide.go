@@ -2,7 +2,11 @@ package migration
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
+	"strings"
+	"time"
 )
 
 // Action is what a migration does next.
@@ -10,23 +14,13 @@ type Action string
 
 // The actions. The state machine routes by them.
 const (
-	WarmAgain Action = "warm"
-	WaitFirst Action = "wait"
-	CutOver   Action = "cutover"
-	Done      Action = "done" // mode warm has had its rounds
-	Stop      Action = "stop" // more rounds will not bring the downtime under the window
+	WarmAgain  Action = "warm"
+	WaitFirst  Action = "wait"
+	CutOverNow Action = "cutover"
+	Done       Action = "done" // mode warm has had its rounds
+	Stop       Action = "stop" // more rounds will not bring the downtime under the window
+	AskFirst   Action = "ask"  // the same, and the operator wants to be asked
 )
-
-// Prediction is the expected write downtime, from the last warm round.
-type Prediction struct {
-	Seconds   float64 `json:"seconds"`
-	Snapshot  float64 `json:"snapshotSeconds"`
-	Copy      float64 `json:"copySeconds"`
-	Restore   float64 `json:"restoreSeconds"`
-	Replay    float64 `json:"replaySeconds"` // runs beside snapshot, copy and restore
-	Overhead  float64 `json:"overheadSeconds"`
-	Dominates string  `json:"dominates"` // the phase that costs most: snapshot, copy, restore, replay or overhead
-}
 
 // Decision is an action with its reason and the numbers behind it.
 type Decision struct {
@@ -34,72 +28,55 @@ type Decision struct {
 	WaitSeconds int         `json:"waitSeconds"` // for WaitFirst
 	Reason      string      `json:"reason"`
 	Prediction  *Prediction `json:"prediction,omitempty"`
+	// WouldFit says, for Stop and AskFirst, what would make it fit.
+	WouldFit string `json:"wouldFit,omitempty"`
 	// Switch are the indices that go on replay now.
 	Switch []OnReplay `json:"switch,omitempty"`
 }
 
-// History is what a migration has measured so far, older executions' rounds and passes included.
+// History is what a migration has measured so far, older executions' rounds and passes included, and what the domains say now.
 type History struct {
 	Rounds   []Round
 	Passes   []Pass
-	Measures map[string]Measure // of the last warm round, by index
+	Measures map[string]Measure         // of the last warm round, by index
+	Earlier  map[int]map[string]Measure // of the rounds before it, by number; those that are missing are taken as a whole
+	CutOvers []CutOver                  // earlier attempts
 	Strategies
+
+	Now   time.Time // zero: when the last round or pass ended
+	Since time.Time // rounds and passes that ended before do not count against the limits: the operator said "warm" then
+	Probe Probe
+	// Changed are indices on rounds that the source has written to since the last round, Follow what has changed in its list of indices.
+	// Either needs a round.
+	Changed []string
+	Follow  []string
 }
 
 const (
-	// overheadSeconds is what a cut-over costs besides the final round: freeze and its proof, verification, handing over, and
-	// the transitions between. Measured in rehearsals; see the README for the command.
-	overheadSeconds = 3
-	// worthwhile is the part of the prediction that another round must win for warming to go on.
+	// worthwhile is the part of its time that a round must win on the one before for warming to go on because of that.
 	worthwhile = 0.10
+	// evidence is how many laps it takes to say that more of them will not help.
+	evidence = 3
 )
 
-// Predict gives the write downtime if the cut-over began now. It assumes that the final round moves what the last warm round
-// moved, and the final pass what the last pass did, which holds while the time between them stays alike. The first round moves
-// everything and the first pass all changes since its base, so they predict nothing.
-func Predict(warm []Round, passes []Pass, onRounds, onReplay bool) (Prediction, bool) {
-	p := Prediction{Overhead: overheadSeconds}
-	if onRounds {
-		if len(warm) < 2 {
-			return p, false
-		}
-		last := warm[len(warm)-1]
-		p.Snapshot, p.Copy, p.Restore = last.Snapshot.Seconds, last.Copy.Seconds, last.Restore.Seconds
+// Decide says what comes after the last recorded round. indices is how many are planned; execution is the one that asks, whose own
+// rounds count against Rounds.Maximum.
+func Decide(spec Spec, execution string, indices int, h History) Decision {
+	d := decide(spec, execution, indices, h)
+	if d.Action == Stop && spec.OnNeverFits == AskOperator && laps(execution, h, time.Time{}) < maximumRounds {
+		d.Action = AskFirst
 	}
-	if onReplay {
-		if len(passes) < 2 {
-			return p, false
-		}
-		p.Replay = passes[len(passes)-1].Seconds
-	}
-	p.Seconds = math.Round((p.Overhead+max(p.Snapshot+p.Copy+p.Restore, p.Replay))*1000) / 1000
-	p.Dominates = "overhead"
-	most := p.Overhead
-	for _, phase := range []struct {
-		name    string
-		seconds float64
-	}{{"snapshot", p.Snapshot}, {"copy", p.Copy}, {"restore", p.Restore}, {"replay", p.Replay}} {
-		if phase.seconds > most {
-			p.Dominates, most = phase.name, phase.seconds
-		}
-	}
-	return p, true
+	return d
 }
 
-// Decide says what comes after the last recorded round. indices is how many are planned; execution is the one that asks, whose
-// own rounds count against Rounds.Maximum.
-func Decide(spec Spec, execution string, indices int, h History) Decision {
-	var warm, own []Round
+func decide(spec Spec, execution string, indices int, h History) Decision {
+	var warm []Round
 	for _, r := range h.Rounds {
-		if r.Final {
-			continue
-		}
-		warm = append(warm, r)
-		if r.Execution == execution {
-			own = append(own, r)
+		if !r.Final {
+			warm = append(warm, r)
 		}
 	}
-	made := laps(own, h.Passes, execution)
+	made := laps(execution, h, h.Since)
 	again := func(reason string) Decision {
 		if pause := int(math.Ceil(spec.Rounds.Pause.Seconds())); pause > 0 {
 			return Decision{Action: WaitFirst, WaitSeconds: pause, Reason: reason}
@@ -112,112 +89,237 @@ func Decide(spec Spec, execution string, indices int, h History) Decision {
 		}
 		return again(fmt.Sprintf("warm round %d of %d made", made, spec.Rounds.Minimum))
 	}
-	if spec.LastMile == LastMileReplay && len(warm) > 0 {
-		if d, ok := change(spec, warm, h, again, "lastMile is replay"); ok {
+	change := func(chosen []OnReplay, why string) (Decision, bool) {
+		if len(chosen) == 0 {
+			return Decision{}, false
+		}
+		d := again(fmt.Sprintf("%s; %s on replay", why, many(len(chosen))))
+		d.Switch = chosen
+		return d, true
+	}
+	base := 0
+	if len(warm) > 0 {
+		base = warm[len(warm)-1].Number
+	}
+	if spec.LastMile == LastMileReplay && base > 0 {
+		if d, ok := change(h.choose(base, "lastMile is replay", func(m Measure) bool { return m.Recovered > 0 && !m.Skipped }), "lastMile is replay"); ok {
 			return d
 		}
 	}
+	a, ok := look(indices, h)
 	onRounds, onReplay := len(h.Replay) < indices, len(h.Replay) > 0
-	p, ok := Predict(warm, h.Passes, onRounds, onReplay)
 	// Once all indices are on replay there are no more rounds to wait for.
-	if !ok || onRounds && len(warm) < spec.Rounds.Minimum {
+	if !ok || onRounds && len(warm) < spec.Rounds.Minimum && !(onReplay && !a.rounds) {
 		reason := fmt.Sprintf("%d warm rounds so far", len(warm))
 		if onRounds {
 			reason += fmt.Sprintf("; a cut-over needs %d", spec.Rounds.Minimum)
 		}
 		if onReplay {
-			reason += fmt.Sprintf("; a cut-over needs two passes of the replay, of which %d are made", len(h.Passes))
+			reason += fmt.Sprintf("; a cut-over needs two passes of the replay, of which %d are made", len(a.passes))
 		}
 		return again(reason)
 	}
+	round, pass := a.since(h.Now)
+	p := a.at(round, pass, 0)
 	decision := func(d Decision) Decision { d.Prediction = &p; return d }
 	window := spec.DowntimeWindow.Seconds()
-	numbers := fmt.Sprintf("predicted write downtime %.1f s (snapshot %.1f, copy %.1f, restore %.1f, replay %.1f beside them, overhead %.1f), window %s",
-		p.Seconds, p.Snapshot, p.Copy, p.Restore, p.Replay, p.Overhead, spec.DowntimeWindow)
-	back := behind(h)
-	if back != "" {
-		numbers += fmt.Sprintf("; index %s is back on rounds and no round has brought it up to date yet", back)
+	numbers := p.String() + ", window " + spec.DowntimeWindow.String()
+	unready := h.unready()
+	if unready != "" {
+		numbers += "; " + unready
 	}
-	if p.Seconds <= window && back == "" {
-		return decision(Decision{Action: CutOver, Reason: numbers})
+	if p.High <= window && unready == "" {
+		return decision(Decision{Action: CutOverNow, Reason: numbers})
 	}
-	if made >= spec.Rounds.Maximum {
-		return decision(Decision{Action: Stop, Reason: fmt.Sprintf("%s; %s dominates; rounds.maximum (%d) is reached", numbers, p.Dominates, spec.Rounds.Maximum)})
-	}
-	if back != "" {
-		return decision(again(numbers))
-	}
-	if spec.LastMile == LastMileAuto {
-		if d, ok := change(spec, warm, h, again, numbers); ok {
+	if unready == "" && spec.LastMile == LastMileAuto {
+		if d, ok := a.replayWhatDoesNotFit(spec, h, base, numbers, change); ok && made < spec.Rounds.Maximum {
 			return decision(d)
 		}
 	}
-	if stalled(warm, h.Passes, onRounds, onReplay) {
-		return decision(Decision{Action: Stop, Reason: fmt.Sprintf(
-			"%s; %s dominates and the last rounds did not get shorter, so more rounds will not help; widen downtimeWindow beyond %.0f s, move fewer indices at once, or choose a quieter time%s",
-			numbers, p.Dominates, math.Ceil(p.Seconds), replayHint(spec, h))})
+	best, after := a.reach(h.Now, spec.Rounds.Pause.Seconds(), spec.Rounds.Maximum-made)
+	never := func(why string) Decision {
+		would := a.wouldFit(spec, h, p, best)
+		return decision(Decision{Action: Stop, Reason: fmt.Sprintf("%s; dominated by %s; %s; %s", numbers, p.Dominates, why, would), WouldFit: would})
 	}
-	return decision(again(numbers + "; the rounds are still getting shorter"))
+	if made >= spec.Rounds.Maximum {
+		return never(fmt.Sprintf("rounds.maximum (%d) is reached", spec.Rounds.Maximum))
+	}
+	if unready != "" {
+		return decision(again(numbers))
+	}
+	helps := after > 0 && best.High <= window
+	switch won := winning(a); {
+	case a.counted() && made >= evidence && !helps && best.Low > window:
+		return never(fmt.Sprintf("after more rounds and passes it would still be %.1f s at best (%.1f to %.1f), so more of them will not help", best.Seconds, best.Low, best.High))
+	case won:
+		return decision(again(numbers + "; the rounds are still getting shorter"))
+	case helps && p.Seconds <= window:
+		return decision(again(fmt.Sprintf("%s; it is expected to fit, and %d more would say so with certainty enough", numbers, after)))
+	case helps && made < evidence:
+		return decision(again(fmt.Sprintf("%s; after %d more it is expected to be %.1f s (%.1f to %.1f)", numbers, after, best.Seconds, best.Low, best.High)))
+	case made < evidence || !a.settled():
+		return decision(again(numbers + "; too few of them were measured to say that more would not help"))
+	}
+	return never("the last rounds did not get shorter, so more rounds will not help")
 }
 
-// laps are the iterations of an execution: a round and a pass of the replay run side by side.
-func laps(own []Round, passes []Pass, execution string) int {
-	n := 0
-	for _, p := range passes {
-		if p.Execution == execution {
-			n++
+// String are the numbers for a reason.
+func (p Prediction) String() string {
+	return fmt.Sprintf("predicted write downtime %.1f s (%.1f to %.1f: freeze %.1f, snapshot %.1f, copy %.1f, restore %.1f, replay %.1f beside them, verify %.1f, finish %.1f, between them %.1f)",
+		p.Seconds, p.Low, p.High, p.Freeze.Seconds, p.Snapshot.Seconds, p.Copy.Seconds, p.Restore.Seconds, p.Replay.Seconds, p.Verify.Seconds, p.Finish.Seconds, p.Transitions.Seconds)
+}
+
+func many(n int) string {
+	if n == 1 {
+		return "1 index goes"
+	}
+	return fmt.Sprintf("%d indices go", n)
+}
+
+// laps are the iterations of an execution since then: a round and a pass of the replay run side by side.
+func laps(execution string, h History, since time.Time) int {
+	rounds, passes := 0, 0
+	for _, r := range h.Rounds {
+		if !r.Final && r.Execution == execution && !r.FinishedAt.Before(since) {
+			rounds++
 		}
 	}
-	return max(len(own), n)
+	for _, p := range h.Passes {
+		if !p.Final && p.Execution == execution && !p.FinishedAt.Before(since) {
+			passes++
+		}
+	}
+	return max(rounds, passes)
 }
 
-// behind names an index that went back to rounds and that no round has restored since, or "".
-func behind(h History) string {
+// unready says why no cut-over may begin whatever it would take, or "".
+func (h History) unready() string {
+	if back := h.Behind(); back != "" {
+		return fmt.Sprintf("index %s is back on rounds and no round has brought it up to date yet", back)
+	}
+	if laps := h.laps(); len(laps) > 0 {
+		for _, name := range slices.Sorted(maps.Keys(h.Measures)) {
+			if !h.Has(name) && movedOnce(laps, name) {
+				return fmt.Sprintf("index %s was moved once, as a whole, which says nothing of its next round", name)
+			}
+		}
+	}
+	if len(h.Follow) > 0 {
+		return fmt.Sprintf("the source's indices have changed and a round has to follow: %s", few(h.Follow))
+	}
+	return ""
+}
+
+func few(list []string) string {
+	const most = 5
+	if len(list) <= most {
+		return strings.Join(list, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
+}
+
+// Behind names an index that went back to rounds and that no round has restored since, or "". While it was on replay no round had it, so
+// that any round after its base that has it came after the drop.
+func (h History) Behind() string {
+	last := 0
+	for _, r := range h.Rounds {
+		if !r.Final {
+			last = r.Number
+		}
+	}
 	for _, d := range h.Dropped {
-		if _, restored := h.Measures[d.Name]; !restored {
+		if _, restored := h.Measures[d.Name]; !restored || last <= d.Base {
 			return d.Name
 		}
 	}
 	return ""
 }
 
-// replayHint tells who forbade replay what it could do.
-func replayHint(spec Spec, h History) string {
-	auto := spec
-	auto.LastMile = LastMileAuto
-	if spec.LastMile != LastMileRounds || len(chooseReplay(auto, 0, h.Measures, h.Strategies)) == 0 {
-		return ""
-	}
-	return `; lastMile "auto" would bring the updated indices up to date by replay`
+// RoundNeeded reports whether the next lap has something to do for a round: an index that changes, one that is behind, or a change to
+// follow.
+func (h History) RoundNeeded(indices int) bool {
+	_, moved := h.moved(indices)
+	return moved || h.Behind() != "" || len(h.Follow) > 0
 }
 
-// change puts on replay what rounds do not serve. The base of an index is the round that its copy was restored from last.
-func change(spec Spec, warm []Round, h History, again func(string) Decision, why string) (Decision, bool) {
-	chosen := chooseReplay(spec, warm[len(warm)-1].Number, h.Measures, h.Strategies)
-	if len(chosen) == 0 {
+// replayWhatDoesNotFit chooses what goes on replay when rounds do not fit the window: the indices whose restores move far more than is
+// new in them, and every index that still changes when even a round with nothing to move would not fit, or when no further round is
+// expected to.
+func (a ahead) replayWhatDoesNotFit(spec Spec, h History, base int, numbers string, change func([]OnReplay, string) (Decision, bool)) (Decision, bool) {
+	if !a.rounds {
 		return Decision{}, false
 	}
-	d := again(fmt.Sprintf("%s; %d indices go on replay", why, len(chosen)))
-	d.Switch = chosen
-	return d, true
+	changes := func(m Measure) bool { return !m.Skipped && m.Recovered+m.Snapshot > 0 }
+	window := spec.DowntimeWindow.Seconds()
+	if least := a.least(); a.counted() && least.Low > window {
+		why := fmt.Sprintf("a round costs %.1f s of downtime even with nothing to move, more than downtimeWindow %s", least.Seconds, spec.DowntimeWindow)
+		if d, ok := change(h.choose(base, why, changes), numbers+"; "+why); ok {
+			return d, ok
+		}
+	}
+	if d, ok := change(h.wasteful(base), numbers); ok {
+		return d, ok
+	}
+	best, after := a.reach(h.Now, spec.Rounds.Pause.Seconds(), spec.Rounds.Maximum)
+	helps := after > 0 && best.High <= window
+	if helps || winning(a) || !a.settled() {
+		return Decision{}, false
+	}
+	why := fmt.Sprintf("rounds do not get shorter than %.1f s of downtime (%.1f to %.1f), more than downtimeWindow %s", best.Seconds, best.Low, best.High, spec.DowntimeWindow)
+	return change(h.choose(base, why, changes), numbers+"; "+why)
 }
 
-// stalled reports that the last two steps won next to nothing, of the rounds and of the passes. The first of each is left out: it
-// moved everything.
-func stalled(warm []Round, passes []Pass, onRounds, onReplay bool) bool {
-	won := func(before, after float64) bool { return after < (1-worthwhile)*before }
-	still := func(seconds []float64) bool {
+// wouldFit tells what would make the downtime fit.
+func (a ahead) wouldFit(spec Spec, h History, p, best Prediction) string {
+	high := min(p.High, best.High)
+	if p.High <= spec.DowntimeWindow.Seconds() {
+		return "it fits the window, but for that: a larger rounds.maximum leaves time for it"
+	}
+	text := fmt.Sprintf("it would fit with a downtimeWindow of %.0f s, with fewer indices at once, or at a quieter time", math.Ceil(high))
+	changing := 0
+	for name, m := range h.Measures {
+		if !h.Has(name) && !h.dropped(name) && !m.Skipped && m.Recovered > 0 {
+			changing++
+		}
+	}
+	if spec.LastMile == LastMileRounds && changing > 0 {
+		text += `; lastMile "auto" would bring the changed indices up to date by replay`
+	}
+	return text
+}
+
+// counted reports whether the rounds say what they moved, so that their fixed costs can be told from those that shrink.
+func (a ahead) counted() bool {
+	moved := func(l warmLap) bool { return l.Restore.RecoveredBytes > 0 && l.interval > 0 }
+	return !a.rounds || slices.ContainsFunc(a.laps, moved)
+}
+
+// winning reports that one of the last two laps was worthwhile: shorter than the one before, of the rounds or of the passes. The first of
+// each is left out: it moved everything.
+func winning(a ahead) bool {
+	won := func(seconds []float64) bool {
 		n := len(seconds)
-		return n >= 4 && !won(seconds[n-2], seconds[n-1]) && !won(seconds[n-3], seconds[n-2])
+		shorter := func(i int) bool { return i >= 2 && seconds[i] < (1-worthwhile)*seconds[i-1] }
+		return shorter(n-1) || shorter(n-2)
 	}
-	var rounds, replays []float64
-	for _, r := range warm {
-		rounds = append(rounds, r.Seconds())
+	rounds, passes := a.durations()
+	return a.rounds && won(rounds) || a.replay && won(passes)
+}
+
+// settled reports that there are enough of the rounds, and of the passes, to see whether they get shorter.
+func (a ahead) settled() bool {
+	rounds, passes := a.durations()
+	return (!a.rounds || len(rounds) > evidence) && (!a.replay || len(passes) > evidence)
+}
+
+func (a ahead) durations() (rounds, passes []float64) {
+	for _, l := range a.laps {
+		rounds = append(rounds, l.Seconds())
 	}
-	for _, p := range passes {
-		replays = append(replays, p.Seconds)
+	for _, p := range a.passes {
+		passes = append(passes, p.Seconds)
 	}
-	return (!onRounds || still(rounds)) && (!onReplay || still(replays))
+	return rounds, passes
 }
 
 // NextPoll is how long to wait before asking again: a tenth of what has passed, at least a second, at most ten minutes, so that

@@ -2,6 +2,7 @@ package migration
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,9 +17,18 @@ func rounds(execution string, restores ...float64) []Round {
 	return list
 }
 
+// overhead is what a cut-over of two indices costs besides moving, by the constants.
+func overhead(rounds bool) float64 {
+	a := ahead{indices: 2, rounds: rounds}
+	var p Prediction
+	a.overhead(&p)
+	return p.Freeze.Seconds + p.Verify.Seconds + p.Finish.Seconds + p.Transitions.Seconds
+}
+
 func TestDecide(t *testing.T) {
-	// Overhead 3 s, snapshot 1 s, copy 1 s: the prediction is the last restore and 5 s. The window is 20 s: a restore of 15 s fits.
-	spec := Spec{Mode: Migrate, DowntimeWindow: Duration(20 * time.Second), Rounds: RoundLimits{Minimum: 2, Maximum: 6}}
+	// Snapshot 1 s, copy 1 s and the overhead: the prediction is the last restore and 2 s more. These rounds do not say what they moved,
+	// so that a prediction is the last one again, and its range what the ones before missed.
+	spec := Spec{Mode: Migrate, DowntimeWindow: Duration(30 * time.Second), Rounds: RoundLimits{Minimum: 2, Maximum: 6}}
 	edit := func(f func(*Spec)) Spec { s := spec; f(&s); return s }
 	join := func(lists ...[]Round) []Round {
 		var all []Round
@@ -37,64 +47,100 @@ func TestDecide(t *testing.T) {
 		rounds    []Round
 		want      Action
 		reason    string
-		predicted float64 // 0 is none
+		predicted float64 // the restore's part; 0 is none
 		wait      int
 	}{
 		"nothing yet":               {spec, nil, WarmAgain, "0 warm rounds so far", 0, 0},
 		"first round":               {spec, rounds("me", 1), WarmAgain, "1 warm rounds so far; a cut-over needs 2", 0, 0},
-		"second fits":               {spec, rounds("me", 900, 15), CutOver, "predicted write downtime 20.0 s", 20, 0},
-		"second just does not":      {spec, rounds("me", 900, 15.1), WarmAgain, "still getting shorter", 20.1, 0},
+		"second fits":               {spec, rounds("me", 900, 15), CutOverNow, "window 30s", 15, 0},
+		"expected to fit, not sure": {spec, rounds("me", 900, 22), WarmAgain, "", 22, 0}, // half as much again may come
+		"sure after some more":      {spec, rounds("me", 900, 22, 22, 22, 22), CutOverNow, "", 22, 0},
+		"second does not":           {spec, rounds("me", 900, 35), WarmAgain, "", 35, 0},
 		"more are asked for":        {edit(func(s *Spec) { s.Rounds.Minimum = 3 }), rounds("me", 900, 1), WarmAgain, "needs 3", 0, 0},
-		"as many as are asked for":  {edit(func(s *Spec) { s.Rounds.Minimum = 3 }), rounds("me", 900, 1, 2), CutOver, "", 7, 0},
-		"converging":                {spec, rounds("me", 900, 200, 100, 50), WarmAgain, "still getting shorter", 55, 0},
-		"stalled":                   {spec, rounds("me", 900, 100, 99, 98), Stop, "widen downtimeWindow beyond 103 s", 103, 0},
-		"stalled after three":       {spec, rounds("me", 900, 100, 99), WarmAgain, "", 104, 0},  // one step may be chance
-		"three alike":               {spec, rounds("me", 100, 100, 100), WarmAgain, "", 105, 0}, // the first one says nothing
-		"growing":                   {spec, rounds("me", 900, 50, 60, 70), Stop, "restore dominates", 75, 0},
-		"first round is left out":   {spec, rounds("me", 100, 100, 60, 59), WarmAgain, "", 64, 0}, // 100 to 60 was won
-		"maximum":                   {spec, rounds("me", 900, 800, 600, 400, 200, 100), Stop, "rounds.maximum (6) is reached", 105, 0},
-		"maximum but it fits":       {spec, rounds("me", 900, 800, 600, 400, 200, 10), CutOver, "", 15, 0},
+		"as many as are asked for":  {edit(func(s *Spec) { s.Rounds.Minimum = 3 }), rounds("me", 900, 1, 2), CutOverNow, "", 2, 0},
+		"converging":                {spec, rounds("me", 900, 200, 100, 50), WarmAgain, "still getting shorter", 50, 0},
+		"stalled":                   {spec, rounds("me", 900, 100, 99, 98), Stop, "the last rounds did not get shorter", 98, 0},
+		"stalled after three":       {spec, rounds("me", 900, 100, 99), WarmAgain, "", 99, 0},   // one step may be chance
+		"three alike":               {spec, rounds("me", 100, 100, 100), WarmAgain, "", 100, 0}, // the first one says nothing
+		"growing":                   {spec, rounds("me", 900, 50, 60, 70), Stop, "dominated by restore", 70, 0},
+		"first round is left out":   {spec, rounds("me", 100, 100, 60, 59), WarmAgain, "", 59, 0}, // 100 to 60 was won
+		"maximum":                   {spec, rounds("me", 900, 800, 600, 400, 200, 100), Stop, "rounds.maximum (6) is reached", 100, 0},
+		"maximum but it fits":       {spec, rounds("me", 900, 800, 600, 400, 200, 10), CutOverNow, "", 10, 0},
 		"pause":                     {edit(func(s *Spec) { s.Rounds.Pause = Duration(1500 * time.Millisecond) }), rounds("me", 900), WaitFirst, "", 0, 2},
-		"pause while converging":    {edit(func(s *Spec) { s.Rounds.Pause = Duration(time.Hour) }), rounds("me", 900, 100), WaitFirst, "still getting shorter", 105, 3600},
-		"no pause before cut-over":  {edit(func(s *Spec) { s.Rounds.Pause = Duration(time.Hour) }), rounds("me", 900, 1), CutOver, "", 6, 0},
-		"older rounds predict":      {spec, join(rounds("old", 900, 30), rounds("me", 10)), CutOver, "", 15, 0},
-		"older are not my maximum":  {spec, join(rounds("old", 900, 800, 700, 600, 500, 400), rounds("me", 300)), WarmAgain, "still getting shorter", 305, 0},
-		"final rounds do not count": {spec, join(rounds("old", 900), final, rounds("me", 2)), CutOver, "", 7, 0},
+		"pause while converging":    {edit(func(s *Spec) { s.Rounds.Pause = Duration(time.Hour) }), rounds("me", 900, 200, 100), WaitFirst, "still getting shorter", 100, 3600},
+		"no pause before cut-over":  {edit(func(s *Spec) { s.Rounds.Pause = Duration(time.Hour) }), rounds("me", 900, 1), CutOverNow, "", 1, 0},
+		"older rounds predict":      {spec, join(rounds("old", 900, 30), rounds("me", 10)), CutOverNow, "", 10, 0},
+		"older are not my maximum":  {spec, join(rounds("old", 900, 800, 700, 600, 500, 400), rounds("me", 300)), WarmAgain, "still getting shorter", 300, 0},
+		"final rounds do not count": {spec, join(rounds("old", 900), final, rounds("me", 2)), CutOverNow, "", 2, 0},
 		"a final round alone":       {spec, join(final, rounds("me", 2)), WarmAgain, "1 warm rounds so far", 0, 0},
 		"warm, none":                {edit(func(s *Spec) { s.Mode = Warm }), nil, WarmAgain, "0 of 2", 0, 0},
 		"warm, one":                 {edit(func(s *Spec) { s.Mode = Warm }), rounds("me", 9), WarmAgain, "1 of 2", 0, 0},
 		"warm, done":                {edit(func(s *Spec) { s.Mode = Warm }), rounds("me", 9, 9), Done, "2 warm rounds made", 0, 0},
 		"warm, only older ones":     {edit(func(s *Spec) { s.Mode = Warm }), rounds("old", 9, 9, 9), WarmAgain, "0 of 2", 0, 0},
 		"warm with a pause":         {edit(func(s *Spec) { s.Mode = Warm; s.Rounds.Pause = Duration(time.Minute) }), rounds("me", 9), WaitFirst, "", 0, 60},
+		"stalled, asked":            {edit(func(s *Spec) { s.OnNeverFits = AskOperator }), rounds("me", 900, 100, 99, 98), AskFirst, "it would fit with a downtimeWindow of", 98, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := Decide(c.spec, "me", 2, History{Rounds: c.rounds})
 			if got.Action != c.want || got.WaitSeconds != c.wait || !strings.Contains(got.Reason, c.reason) || got.Reason == "" {
 				t.Errorf("got %+v, want %s, wait %d, reason %q", got, c.want, c.wait, c.reason)
 			}
-			switch {
-			case c.predicted == 0 && got.Prediction != nil:
-				t.Errorf("predicted %+v out of nothing", *got.Prediction)
-			case c.predicted != 0 && (got.Prediction == nil || math.Abs(got.Prediction.Seconds-c.predicted) > 1e-9):
-				t.Errorf("prediction %+v, want %v s", got.Prediction, c.predicted)
+			if p := got.Prediction; (p == nil) != (c.predicted == 0) {
+				t.Errorf("prediction %+v", p)
+			} else if p != nil && (math.Abs(p.Seconds-c.predicted-2-overhead(true)) > 0.002 || p.Low >= p.Seconds || p.High <= p.Seconds) {
+				t.Errorf("prediction %+v, want %v s", *p, c.predicted+2+overhead(true))
+			}
+			if never := got.Action == Stop || got.Action == AskFirst; never != (got.WouldFit != "") {
+				t.Errorf("%s would fit: %q", got.Action, got.WouldFit)
 			}
 		})
 	}
 }
 
+// What the operator is asked may be answered with "warm": then the limits count anew, but not for ever.
+func TestLimitsCountAnew(t *testing.T) {
+	spec := Spec{Mode: Migrate, DowntimeWindow: Duration(30 * time.Second), Rounds: RoundLimits{Minimum: 2, Maximum: 4}, OnNeverFits: AskOperator}
+	seconds := slices.Repeat([]float64{100}, 8)
+	h := History{Rounds: numbered(rounds("me", seconds...))}
+	if got := Decide(spec, "me", 2, h); got.Action != AskFirst {
+		t.Errorf("%+v", got)
+	}
+	_, h.Since = lap(5) // three rounds since
+	if got := Decide(spec, "me", 2, h); got.Action != AskFirst {
+		t.Errorf("three rounds since: %+v", got)
+	}
+	_, h.Since = lap(7)
+	if got := Decide(spec, "me", 2, h); got.Action != WarmAgain {
+		t.Errorf("one round since: %+v", got)
+	}
+	h.Rounds = numbered(rounds("me", slices.Repeat([]float64{100}, maximumRounds)...))
+	for i := range h.Rounds {
+		h.Rounds[i].FinishedAt = h.Since.Add(-time.Second)
+	}
+	h.Rounds[len(h.Rounds)-1].FinishedAt, spec.Rounds.Maximum = h.Since, 1
+	if got := Decide(spec, "me", 2, h); got.Action != AskFirst && got.Action != Stop {
+		t.Errorf("%+v", got)
+	}
+	if got := Decide(spec, "me", 2, h); got.Action != Stop {
+		t.Errorf("the history of one execution has room for %d laps: %+v", maximumRounds, got)
+	}
+}
+
 func TestWhatDominates(t *testing.T) {
 	for want, r := range map[string]Round{
-		"snapshot": {Snapshot: SnapshotPhase{Seconds: 9}, Copy: CopyPhase{Seconds: 5}, Restore: RestorePhase{Seconds: 5}},
-		"copy":     {Snapshot: SnapshotPhase{Seconds: 5}, Copy: CopyPhase{Seconds: 9}, Restore: RestorePhase{Seconds: 5}},
-		"restore":  {Snapshot: SnapshotPhase{Seconds: 5}, Copy: CopyPhase{Seconds: 5}, Restore: RestorePhase{Seconds: 9}},
-		"overhead": {Snapshot: SnapshotPhase{Seconds: 1}, Copy: CopyPhase{Seconds: 1}, Restore: RestorePhase{Seconds: 1}},
+		"snapshot":    {Snapshot: SnapshotPhase{Seconds: 9}, Copy: CopyPhase{Seconds: 5}, Restore: RestorePhase{Seconds: 5}},
+		"copy":        {Snapshot: SnapshotPhase{Seconds: 5}, Copy: CopyPhase{Seconds: 9}, Restore: RestorePhase{Seconds: 5}},
+		"restore":     {Snapshot: SnapshotPhase{Seconds: 5}, Copy: CopyPhase{Seconds: 5}, Restore: RestorePhase{Seconds: 9}},
+		"transitions": {Snapshot: SnapshotPhase{Seconds: 0.1}, Copy: CopyPhase{Seconds: 0.1}, Restore: RestorePhase{Seconds: 0.1}},
+		"snapshot on node n7 (3 of 40 shards, 12.0 GB in the last round); slowest was shard logs[4], 8.0 s": {Snapshot: SnapshotPhase{
+			Seconds: 9, Shards: 40, Nodes: []Share{{Node: "n7", Shards: 3, Bytes: 12e9}}, Slowest: &Share{Index: "logs", Shard: 4, Seconds: 8}}},
 	} {
-		p, ok := Predict([]Round{{}, r}, nil, true, false)
-		if !ok || p.Dominates != want || p.Seconds != p.Snapshot+p.Copy+p.Restore+p.Overhead {
+		p, ok := Predict(1, History{Rounds: []Round{{}, r}})
+		if !ok || p.Dominates != want {
 			t.Errorf("%s: %+v, %t", want, p, ok)
 		}
 	}
-	if _, ok := Predict(rounds("me", 1), nil, true, false); ok {
+	if _, ok := Predict(1, History{Rounds: rounds("me", 1)}); ok {
 		t.Error("the first round predicts")
 	}
 }

@@ -229,19 +229,23 @@ func oneLetter(a, b string) bool {
 }
 
 func (r *reader) spec(doc any) Spec {
-	o, ok := r.object("$", doc, "migration", "mode", "source", "destination", "indices", "downtimeWindow", "rounds", "lastMile", "topology", "replicas", "comment")
+	o, ok := r.object("$", doc, "migration", "mode", "source", "destination", "indices", "downtimeWindow", "rounds", "lastMile", "onNeverFits", "topology", "replicas", "comment")
 	if !ok {
 		return Spec{}
 	}
 	o.text("comment", false, nil) // for the operator's own eyes; not kept
 	s := Spec{
-		Migration: o.text("migration", true, checkName),
-		Mode:      Mode(o.text("mode", false, oneOf(string(Assess), string(Warm), string(Migrate)))),
-		LastMile:  LastMile(o.text("lastMile", false, oneOf(string(LastMileAuto), string(LastMileRounds), string(LastMileReplay)))),
-		Topology:  Topology(o.text("topology", false, checkTopology)),
+		Migration:   o.text("migration", true, checkName),
+		Mode:        Mode(o.text("mode", false, oneOf(string(Assess), string(Warm), string(Migrate)))),
+		LastMile:    LastMile(o.text("lastMile", false, oneOf(string(LastMileAuto), string(LastMileRounds), string(LastMileReplay)))),
+		OnNeverFits: OnNeverFits(o.text("onNeverFits", false, oneOf(string(StopMigration), string(AskOperator)))),
+		Topology:    Topology(o.text("topology", false, checkTopology)),
 	}
 	if s.LastMile == "" {
 		s.LastMile = LastMileAuto
+	}
+	if s.OnNeverFits == "" {
+		s.OnNeverFits = StopMigration
 	}
 	if s.Mode == "" {
 		s.Mode = Migrate

@@ -55,7 +55,7 @@ func TestSmallestInputGetsEveryDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Spec{
-		Migration: "orders", Mode: Migrate, LastMile: LastMileAuto, Topology: Copy,
+		Migration: "orders", Mode: Migrate, LastMile: LastMileAuto, OnNeverFits: StopMigration, Topology: Copy,
 		Source: Endpoint{
 			DomainARN: "arn:aws:es:eu-west-1:111122223333:domain/orders-old", Endpoint: "https://search-old.eu-west-1.es.amazonaws.com",
 			Repository: Repository{Bucket: "old-snapshots", Region: "eu-west-1", RoleARN: "arn:aws:iam::111122223333:role/snapshots"},

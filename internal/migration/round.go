@@ -41,7 +41,9 @@ type RestorePhase struct {
 	Skipped int `json:"skipped"` // indices that had not changed since their last round, and were left alone
 	Shards  int `json:"shards"`
 	// PredictedBytes is what the repository's file lists said before the restore; nil when they could not be read.
-	PredictedBytes *int64  `json:"predictedBytes,omitempty"`
+	PredictedBytes *int64 `json:"predictedBytes,omitempty"`
+	// Unpredicted is why the prediction is missing, or not of all indices.
+	Unpredicted    string  `json:"unpredicted,omitempty"`
 	Bytes          int64   `json:"bytes"`
 	ReusedBytes    int64   `json:"reusedBytes"`
 	RecoveredBytes int64   `json:"recoveredBytes"`

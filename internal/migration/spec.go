@@ -35,6 +35,15 @@ const (
 	LastMileReplay LastMile = "replay"
 )
 
+// OnNeverFits says what happens when more rounds will not bring the write downtime under the window.
+type OnNeverFits string
+
+// What happens then: the execution ends with the reason, or it waits for the operator's word.
+const (
+	StopMigration OnNeverFits = "stop"
+	AskOperator   OnNeverFits = "ask"
+)
+
 // Duration is a time span written as "10m" or "1h30m" in JSON.
 type Duration time.Duration
 
@@ -63,6 +72,7 @@ type Spec struct {
 	DowntimeWindow Duration    `json:"downtimeWindow"`
 	Rounds         RoundLimits `json:"rounds"`
 	LastMile       LastMile    `json:"lastMile"`
+	OnNeverFits    OnNeverFits `json:"onNeverFits"`
 	Topology       Topology    `json:"topology"`
 	// Replicas at the destination after the cut-over; nil means as at the source.
 	Replicas *int `json:"replicas,omitempty"`

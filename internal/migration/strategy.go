@@ -12,7 +12,15 @@ import (
 type Strategies struct {
 	Replay []OnReplay `json:"replay"`
 	// Dropped indices went back to rounds, with the reason, and stay there.
-	Dropped []LeftOut `json:"dropped"`
+	Dropped []Dropped `json:"dropped"`
+}
+
+// Dropped is an index that went back to rounds.
+type Dropped struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+	// Base is the base that it had on replay: only a round after that one can have brought it up to date again.
+	Base int `json:"base"`
 }
 
 // OnReplay is an index on replay.
@@ -27,10 +35,20 @@ func (s Strategies) Has(index string) bool {
 	return slices.ContainsFunc(s.Replay, func(r OnReplay) bool { return r.Index == index })
 }
 
+func (s Strategies) dropped(index string) bool {
+	return slices.ContainsFunc(s.Dropped, func(d Dropped) bool { return d.Name == index })
+}
+
 // Drop puts an index back on rounds.
 func (s *Strategies) Drop(index, reason string) {
+	base := 0
+	for _, r := range s.Replay {
+		if r.Index == index {
+			base = r.Base
+		}
+	}
 	s.Replay = slices.DeleteFunc(s.Replay, func(r OnReplay) bool { return r.Index == index })
-	s.Dropped = append(s.Dropped, LeftOut{Name: index, Reason: reason})
+	s.Dropped = append(s.Dropped, Dropped{Name: index, Reason: reason, Base: base})
 }
 
 // Split gives the plan's indices on rounds and those on replay.
@@ -85,22 +103,24 @@ type Pass struct {
 	Seconds    float64   `json:"seconds"`
 }
 
-// chooseReplay picks the indices that rounds do not serve: those whose restore moved far more than their snapshot, because
-// updated documents make whole segments move. measures are those of the last warm round.
-func chooseReplay(spec Spec, base int, measures map[string]Measure, s Strategies) []OnReplay {
+// wasteful are the indices that rounds do not serve: those whose restore moved far more than their snapshot, because updated documents
+// make whole segments move. base is the last warm round, whose measures h has.
+func (h History) wasteful(base int) []OnReplay {
+	chosen := h.choose(base, "", func(m Measure) bool { return !m.Skipped && m.Recovered > 2*m.Snapshot+slack })
+	for i, c := range chosen {
+		m := h.Measures[c.Index]
+		chosen[i].Reason = fmt.Sprintf("round %d moved %d bytes to bring it %d new ones: updated documents make whole segments move", base, m.Recovered, m.Snapshot)
+	}
+	return chosen
+}
+
+// choose picks indices to go on replay, in order: none that is there already, and none that came back from there.
+func (h History) choose(base int, reason string, pick func(Measure) bool) []OnReplay {
 	var chosen []OnReplay
-	for index, m := range measures {
-		asked := spec.LastMile == LastMileReplay && m.Recovered > 0
-		wasteful := m.Recovered > 2*m.Snapshot+slack
-		dropped := slices.ContainsFunc(s.Dropped, func(l LeftOut) bool { return l.Name == index })
-		if s.Has(index) || dropped || !asked && !wasteful {
-			continue
+	for index, m := range h.Measures {
+		if pick(m) && !h.Has(index) && !h.dropped(index) {
+			chosen = append(chosen, OnReplay{Index: index, Base: base, Reason: reason})
 		}
-		reason := fmt.Sprintf("round %d moved %d bytes to bring it %d new ones: updated documents make whole segments move", base, m.Recovered, m.Snapshot)
-		if asked {
-			reason = "lastMile is replay"
-		}
-		chosen = append(chosen, OnReplay{Index: index, Base: base, Reason: reason})
 	}
 	slices.SortFunc(chosen, func(a, b OnReplay) int { return cmp.Compare(a.Index, b.Index) })
 	return chosen

@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -25,6 +26,13 @@ func passes(execution string, seconds ...float64) []Pass {
 	return list
 }
 
+func final(list []Pass) []Pass {
+	for i := range list {
+		list[i].Final = true
+	}
+	return list
+}
+
 func numbered(list []Round) []Round {
 	for i := range list {
 		list[i].Number = i + 1
@@ -43,7 +51,7 @@ func on(indices ...string) (list []OnReplay) {
 // Of the two indices "logs" is appended to and "users" updated: its restore moved a hundred times what its snapshot had.
 func TestDecideOnReplay(t *testing.T) {
 	measured := map[string]Measure{"logs": {Snapshot: 50 << 20, Recovered: 50 << 20}, "users": {Snapshot: 5 << 20, Recovered: 500 << 20}}
-	spec := Spec{Mode: Migrate, LastMile: LastMileAuto, DowntimeWindow: Duration(20 * time.Second), Rounds: RoundLimits{Minimum: 2, Maximum: 8}}
+	spec := Spec{Mode: Migrate, LastMile: LastMileAuto, DowntimeWindow: Duration(30 * time.Second), Rounds: RoundLimits{Minimum: 2, Maximum: 8}}
 	edit := func(f func(*Spec)) Spec { s := spec; f(&s); return s }
 	by := func(m LastMile) Spec { return edit(func(s *Spec) { s.LastMile = m }) }
 	slow := numbered(rounds("me", 900, 100))
@@ -56,53 +64,69 @@ func TestDecideOnReplay(t *testing.T) {
 		says     []string
 		silent   string // what the reason does not say
 	}{
-		"rounds fit": {spec, History{Rounds: numbered(rounds("me", 900, 15)), Measures: measured}, CutOver, nil, []string{"predicted write downtime 20.0 s"}, "replay,"},
+		"rounds fit": {spec, History{Rounds: numbered(rounds("me", 900, 15)), Measures: measured}, CutOverNow, nil, []string{"predicted write downtime"}, "on replay"},
 		"they do not, one index is wasteful": {spec, History{Rounds: slow, Measures: measured}, WarmAgain, []OnReplay{{Index: "users", Base: 2}},
-			[]string{"predicted write downtime 105.0 s", "1 indices go on replay"}, ""},
-		"only once": {spec, History{Rounds: slow, Measures: measured, Passes: passes("me", 50, 40), Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, []string{"still getting shorter"}, "go on replay"},
+			[]string{"restore 100.0", "1 index goes on replay"}, ""},
+		"only once": {spec, History{Rounds: slow, Measures: measured, Passes: passes("me", 50, 40), Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, []string{"too few of them were measured"}, "on replay"},
 		"the base is the last warm round": {spec, History{Rounds: append(numbered(rounds("me", 900, 100, 90)), Round{Number: 4, Final: true}), Measures: measured}, WarmAgain,
 			[]OnReplay{{Index: "users", Base: 3}}, nil, ""},
 		"the first round chooses nothing":  {spec, History{Rounds: slow[:1], Measures: measured}, WarmAgain, nil, []string{"1 warm rounds so far; a cut-over needs 2"}, "replay"},
-		"nothing is wasteful":              {spec, History{Rounds: slow, Measures: map[string]Measure{"logs": measured["logs"]}}, WarmAgain, nil, []string{"still getting shorter"}, "go on replay"},
-		"dropped stays on rounds":          {spec, History{Rounds: slow, Measures: measured, Strategies: Strategies{Dropped: []LeftOut{{Name: "users"}}}}, WarmAgain, nil, nil, "go on replay"},
-		"the maximum comes before":         {edit(func(s *Spec) { s.Rounds.Maximum = 2 }), History{Rounds: slow, Measures: measured}, Stop, nil, []string{"rounds.maximum (2) is reached"}, "go on replay"},
-		"rounds, stalled":                  {by(LastMileRounds), History{Rounds: numbered(rounds("me", 900, 100, 99, 98)), Measures: measured}, Stop, nil, []string{`; lastMile "auto" would bring the updated indices up to date by replay`}, ""},
-		"rounds, stalled, nothing updated": {by(LastMileRounds), History{Rounds: numbered(rounds("me", 900, 100, 99, 98)), Measures: map[string]Measure{"logs": measured["logs"]}}, Stop, nil, nil, "lastMile"},
-		"rounds, stalled, already dropped": {by(LastMileRounds), History{Rounds: numbered(rounds("me", 900, 100, 99, 98)), Measures: measured, Strategies: Strategies{Dropped: []LeftOut{{Name: "users"}}}}, Stop, nil, nil, "lastMile"},
-		"rounds do not switch":             {by(LastMileRounds), History{Rounds: slow, Measures: measured}, WarmAgain, nil, nil, "go on replay"},
-		"replay, nothing moved yet":        {by(LastMileReplay), History{}, WarmAgain, nil, nil, "go on replay"},
+		"nothing is wasteful":              {spec, History{Rounds: slow, Measures: map[string]Measure{"logs": measured["logs"]}}, WarmAgain, nil, []string{"too few of them were measured"}, "on replay"},
+		"dropped stays on rounds":          {spec, History{Rounds: slow, Measures: measured, Strategies: Strategies{Dropped: []Dropped{{Name: "users"}}}}, WarmAgain, nil, nil, "on replay"},
+		"the maximum comes before":         {edit(func(s *Spec) { s.Rounds.Maximum = 2 }), History{Rounds: slow, Measures: measured}, Stop, nil, []string{"rounds.maximum (2) is reached"}, "on replay"},
+		"rounds, stalled":                  {by(LastMileRounds), History{Rounds: numbered(rounds("me", 900, 100, 99, 98)), Measures: measured}, Stop, nil, []string{`; lastMile "auto" would bring the changed indices up to date by replay`}, ""},
+		"rounds, stalled, nothing changes": {by(LastMileRounds), History{Rounds: numbered(rounds("me", 900, 100, 99, 98)), Measures: map[string]Measure{"logs": {Reused: 9}}}, Stop, nil, nil, "lastMile"},
+		"rounds, stalled, already dropped": {by(LastMileRounds), History{Rounds: numbered(rounds("me", 900, 100, 99, 98)), Measures: measured, Strategies: Strategies{Dropped: []Dropped{{Name: "logs"}, {Name: "users"}}}}, Stop, nil, nil, "lastMile"},
+		"rounds do not switch":             {by(LastMileRounds), History{Rounds: slow, Measures: measured}, WarmAgain, nil, nil, "on replay"},
+		"replay, nothing moved yet":        {by(LastMileReplay), History{}, WarmAgain, nil, nil, "on replay"},
 		"replay switches after the first":  {by(LastMileReplay), History{Rounds: slow[:1], Measures: measured}, WarmAgain, []OnReplay{{Index: "logs", Base: 1}, {Index: "users", Base: 1}}, []string{"lastMile is replay; 2 indices go on replay"}, ""},
 		"replay, what did not move stays":  {by(LastMileReplay), History{Rounds: slow[:1], Measures: map[string]Measure{"logs": {Reused: 9}, "users": {Recovered: 1}}}, WarmAgain, []OnReplay{{Index: "users", Base: 1}}, nil, ""},
 		"replay, later ones follow": {by(LastMileReplay), History{Rounds: slow, Measures: measured, Passes: passes("me", 9), Strategies: Strategies{Replay: on("logs")}}, WarmAgain,
 			[]OnReplay{{Index: "users", Base: 2}}, nil, ""},
 		"switch with a pause": {edit(func(s *Spec) { s.Rounds.Pause = Duration(time.Minute) }), History{Rounds: slow, Measures: measured}, WaitFirst, []OnReplay{{Index: "users", Base: 2}}, nil, ""},
 
-		"no pass yet":                     {spec, History{Rounds: slow, Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, []string{"two passes of the replay, of which 0 are made"}, "predicted"},
-		"one pass says nothing":           {spec, History{Rounds: numbered(rounds("me", 900, 2)), Passes: passes("me", 1), Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, []string{"of which 1 are made"}, "predicted"},
-		"two passes fit":                  {spec, History{Rounds: numbered(rounds("me", 900, 2)), Passes: passes("me", 90, 17), Strategies: Strategies{Replay: on("users")}}, CutOver, nil, []string{"predicted write downtime 20.0 s", "replay 17.0 beside them"}, ""},
-		"the slower of the two counts":    {spec, History{Rounds: numbered(rounds("me", 900, 15)), Passes: passes("me", 90, 17), Strategies: Strategies{Replay: on("users")}}, CutOver, nil, []string{"predicted write downtime 20.0 s"}, ""},
-		"two passes do not fit":           {spec, History{Rounds: numbered(rounds("me", 900, 2)), Passes: passes("me", 90, 18), Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, []string{"predicted write downtime 21.0 s"}, ""},
-		"rounds stalled, passes are not":  {spec, History{Rounds: numbered(rounds("me", 900, 100, 99, 98)), Passes: passes("me", 900, 200, 100, 50), Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, []string{"still getting shorter"}, ""},
-		"rounds are not, passes stalled":  {spec, History{Rounds: numbered(rounds("me", 900, 300, 200, 100)), Passes: passes("me", 900, 50, 50, 50), Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, nil, ""},
-		"both stalled":                    {spec, History{Rounds: numbered(rounds("me", 900, 100, 99, 98)), Passes: passes("me", 900, 50, 50, 50), Strategies: Strategies{Replay: on("users")}}, Stop, nil, []string{"restore dominates"}, ""},
+		"no pass yet":                    {spec, History{Rounds: slow, Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, []string{"two passes of the replay, of which 0 are made"}, "predicted"},
+		"one pass says nothing":          {spec, History{Rounds: numbered(rounds("me", 900, 2)), Passes: passes("me", 1), Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, []string{"of which 1 are made"}, "predicted"},
+		"two passes fit":                 {spec, History{Rounds: numbered(rounds("me", 900, 2)), Passes: passes("me", 90, 17), Strategies: Strategies{Replay: on("users")}}, CutOverNow, nil, []string{"replay 17.0 beside them"}, ""},
+		"the slower of the two counts":   {spec, History{Rounds: numbered(rounds("me", 900, 15)), Passes: passes("me", 90, 17), Strategies: Strategies{Replay: on("users")}}, CutOverNow, nil, []string{"restore 15.0, replay 17.0 beside them"}, ""},
+		"two passes do not fit":          {spec, History{Rounds: numbered(rounds("me", 900, 2)), Passes: passes("me", 90, 35), Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, []string{"replay 35.0 beside them"}, ""},
+		"rounds stalled, passes are not": {spec, History{Rounds: numbered(rounds("me", 900, 100, 99, 98)), Passes: passes("me", 900, 200, 100, 50), Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, []string{"still getting shorter"}, ""},
+		"rounds are not, passes stalled": {spec, History{Rounds: numbered(rounds("me", 900, 300, 200, 100)), Passes: passes("me", 900, 50, 50, 50), Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, nil, ""},
+		"rounds stalled, nothing is wasteful": {spec, History{Rounds: numbered(rounds("me", 900, 100, 99, 98)), Measures: map[string]Measure{"logs": measured["logs"]}}, WarmAgain, []OnReplay{{Index: "logs", Base: 4}},
+			[]string{"rounds do not get shorter than"}, ""},
+		"both stalled":                    {spec, History{Rounds: numbered(rounds("me", 900, 100, 99, 98)), Passes: passes("me", 900, 50, 50, 50), Strategies: Strategies{Replay: on("users")}}, Stop, nil, []string{"dominated by restore"}, ""},
 		"too few passes have stalled":     {spec, History{Rounds: numbered(rounds("me", 900, 100, 99, 98)), Passes: passes("me", 50, 50, 50), Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, nil, ""},
-		"the replay dominates":            {spec, History{Rounds: numbered(rounds("me", 900, 10, 10, 10)), Passes: passes("me", 900, 50, 50, 50), Strategies: Strategies{Replay: on("users")}}, Stop, nil, []string{"replay dominates", "beyond 53 s"}, ""},
-		"old passes of dropped ones":      {spec, History{Rounds: numbered(rounds("me", 900, 100, 99, 98)), Passes: passes("me", 9, 3), Measures: measured, Strategies: Strategies{Dropped: []LeftOut{{Name: "users"}}}}, Stop, nil, []string{"predicted write downtime 103.0 s"}, ""},
-		"all on replay, one round":        {spec, History{Rounds: slow[:1], Passes: passes("me", 9, 2), Strategies: Strategies{Replay: on("logs", "users")}}, CutOver, nil, []string{"predicted write downtime 5.0 s"}, ""},
+		"the replay dominates":            {spec, History{Rounds: numbered(rounds("me", 900, 10, 10, 10)), Passes: passes("me", 900, 50, 50, 50), Strategies: Strategies{Replay: on("users")}}, Stop, nil, []string{"dominated by replay", "it would fit with a downtimeWindow of"}, ""},
+		"old passes of dropped ones":      {spec, History{Rounds: numbered(rounds("me", 900, 100, 99, 98)), Passes: passes("me", 9, 3), Measures: measured, Strategies: Strategies{Dropped: []Dropped{{Name: "logs"}, {Name: "users"}}}}, Stop, nil, []string{"restore 98.0"}, ""},
+		"all on replay, one round":        {spec, History{Rounds: slow[:1], Passes: passes("me", 9, 2), Strategies: Strategies{Replay: on("logs", "users")}}, CutOverNow, nil, []string{"restore 0.0, replay 2.0 beside them"}, ""},
 		"all on replay, first pass":       {spec, History{Rounds: slow[:1], Passes: passes("me", 9), Strategies: Strategies{Replay: on("logs", "users")}}, WarmAgain, nil, []string{"of which 1 are made"}, "a cut-over needs 2"},
-		"all on replay, stalled":          {spec, History{Rounds: slow[:1], Passes: passes("me", 900, 50, 50, 50), Strategies: Strategies{Replay: on("logs", "users")}}, Stop, nil, []string{"replay dominates"}, ""},
+		"all on replay, stalled":          {spec, History{Rounds: slow[:1], Passes: passes("me", 900, 50, 50, 50), Strategies: Strategies{Replay: on("logs", "users")}}, Stop, nil, []string{"dominated by replay"}, ""},
 		"all on replay, maximum":          {spec, History{Rounds: slow[:1], Passes: passes("me", 900, 800, 700, 600, 500, 400, 300, 200), Strategies: Strategies{Replay: on("logs", "users")}}, Stop, nil, []string{"rounds.maximum (8) is reached"}, ""},
 		"others' passes are not mine":     {spec, History{Rounds: slow[:1], Passes: passes("old", 900, 800, 700, 600, 500, 400, 300, 200), Strategies: Strategies{Replay: on("logs", "users")}}, WarmAgain, nil, nil, ""},
 		"a pass beside a round is no lap": {edit(func(s *Spec) { s.Rounds.Maximum = 5 }), History{Rounds: fourRounds, Passes: fourPasses, Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, nil, ""},
 		"but a round is one":              {edit(func(s *Spec) { s.Rounds.Maximum = 4 }), History{Rounds: fourRounds, Passes: fourPasses, Strategies: Strategies{Replay: on("users")}}, Stop, nil, []string{"rounds.maximum (4)"}, ""},
 		"mode warm, all on replay":        {edit(func(s *Spec) { s.Mode = Warm }), History{Rounds: numbered(rounds("old", 9)), Passes: passes("me", 9, 9), Strategies: Strategies{Replay: on("logs", "users")}}, Done, nil, nil, ""},
-		"mode warm does not switch":       {edit(func(s *Spec) { s.Mode, s.LastMile = Warm, LastMileReplay }), History{Rounds: slow[:1], Measures: measured}, WarmAgain, nil, nil, "go on replay"},
+		"mode warm does not switch":       {edit(func(s *Spec) { s.Mode, s.LastMile = Warm, LastMileReplay }), History{Rounds: slow[:1], Measures: measured}, WarmAgain, nil, nil, "on replay"},
 
 		// A dropped index was not in the last round, which says nothing of what it will take.
-		"dropped, no round since": {spec, History{Rounds: numbered(rounds("me", 900, 1)), Measures: map[string]Measure{"logs": {}}, Strategies: Strategies{Dropped: []LeftOut{{Name: "users"}}}}, WarmAgain, nil,
+		"dropped, no round since": {spec, History{Rounds: numbered(rounds("me", 900, 1)), Measures: map[string]Measure{"logs": {}}, Strategies: Strategies{Dropped: []Dropped{{Name: "users"}}}}, WarmAgain, nil,
 			[]string{"index users is back on rounds and no round has brought it up to date yet"}, ""},
-		"dropped, a round since": {spec, History{Rounds: numbered(rounds("me", 900, 1)), Measures: measured, Strategies: Strategies{Dropped: []LeftOut{{Name: "users"}}}}, CutOver, nil, nil, "back on rounds"},
-		"dropped, no round left": {edit(func(s *Spec) { s.Rounds.Maximum = 2 }), History{Rounds: numbered(rounds("me", 900, 1)), Measures: map[string]Measure{"logs": {}}, Strategies: Strategies{Dropped: []LeftOut{{Name: "users"}}}}, Stop, nil, []string{"back on rounds"}, ""},
+		"dropped, a round since": {spec, History{Rounds: numbered(rounds("me", 900, 1)), Measures: measured, Strategies: Strategies{Dropped: []Dropped{{Name: "users"}}}}, CutOverNow, nil, nil, "back on rounds"},
+		// The last round was the index's base: it was there before it was on replay.
+		"dropped in a lap without a round": {spec, History{Rounds: numbered(rounds("me", 900, 1)), Measures: measured, Strategies: Strategies{Dropped: []Dropped{{Name: "users", Base: 2}}}}, WarmAgain, nil,
+			[]string{"index users is back on rounds"}, ""},
+		"dropped, a round after its base": {spec, History{Rounds: numbered(rounds("me", 900, 1, 1)), Measures: measured, Strategies: Strategies{Dropped: []Dropped{{Name: "users", Base: 2}}}}, CutOverNow, nil, nil, "back on rounds"},
+		"final passes are no laps": {edit(func(s *Spec) { s.Rounds.Maximum = 3 }), History{Rounds: slow[:1], Passes: append(passes("me", 90, 60), final(passes("me", 1, 1))...), Strategies: Strategies{Replay: on("logs", "users")}}, WarmAgain, nil,
+			[]string{"window 30s"}, "rounds.maximum"},
+		"the source has a new index": {spec, History{Rounds: numbered(rounds("me", 900, 1)), Measures: measured, Follow: []string{"logs-2 (created)"}}, WarmAgain, nil, []string{"a round has to follow: logs-2 (created)"}, ""},
+		"a new index was moved once": {spec, History{Rounds: numbered(rounds("me", 900, 1, 1)), Measures: map[string]Measure{"logs": measured["logs"], "new": {Snapshot: 1, Recovered: 1}},
+			Earlier: map[int]map[string]Measure{1: {"logs": measured["logs"]}, 2: {"logs": measured["logs"]}}}, WarmAgain, nil, []string{"index new was moved once"}, ""},
+		"rounds have nothing to do": {spec, History{Rounds: numbered(rounds("me", 900, 100)), Measures: map[string]Measure{"logs": {Skipped: true}}, Passes: passes("me", 9, 2), Strategies: Strategies{Replay: on("users")}}, CutOverNow, nil,
+			[]string{"restore 0.0, replay 2.0 beside them"}, ""},
+		"rounds have, since": {spec, History{Rounds: numbered(rounds("me", 900, 100)), Measures: map[string]Measure{"logs": {Skipped: true}}, Changed: []string{"logs"}, Passes: passes("me", 9, 2), Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil,
+			[]string{"restore 100.0"}, ""},
+
+		"dropped, no round left": {edit(func(s *Spec) { s.Rounds.Maximum = 2 }), History{Rounds: numbered(rounds("me", 900, 1)), Measures: map[string]Measure{"logs": {}}, Strategies: Strategies{Dropped: []Dropped{{Name: "users"}}}}, Stop, nil, []string{"back on rounds"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := Decide(c.spec, "me", 2, c.h)
@@ -134,22 +158,33 @@ func TestPredictWithReplay(t *testing.T) {
 		warm               []Round
 		passes             []Pass
 		onRounds, onReplay bool
-		seconds            float64 // 0: no prediction
+		moving             float64 // 0: no prediction
 		dominates          string
 	}{
-		"rounds alone":               {fast, passes("me", 90, 80), true, false, 15, "restore"},
-		"replay alone":               {fast, passes("me", 90, 20), false, true, 23, "replay"},
-		"replay without rounds":      {nil, passes("me", 90, 20), false, true, 23, "replay"},
-		"the rounds take longer":     {slow, passes("me", 90, 20), true, true, 45, "restore"},
-		"the replay takes longer":    {fast, passes("me", 90, 20), true, true, 23, "replay"},
-		"both are under overhead":    {rounds("me", 900, 1), passes("me", 9, 2), true, true, 6, "overhead"},
+		"rounds alone":               {fast, passes("me", 90, 80), true, false, 12, "restore"},
+		"replay alone":               {fast, passes("me", 90, 20), false, true, 20, "replay"},
+		"replay without rounds":      {nil, passes("me", 90, 20), false, true, 20, "replay"},
+		"the rounds take longer":     {slow, passes("me", 90, 20), true, true, 42, "restore"},
+		"the replay takes longer":    {fast, passes("me", 90, 20), true, true, 20, "replay"},
+		"both are short":             {rounds("me", 900, 1), passes("me", 9, 2), true, true, 3, "replay"},
 		"one pass":                   {fast, passes("me", 1), true, true, 0, ""},
 		"one round":                  {fast[:1], passes("me", 1, 1), true, true, 0, ""},
-		"one round, nobody needs it": {fast[:1], passes("me", 1, 1), false, true, 4, "overhead"},
+		"one round, nobody needs it": {fast[:1], passes("me", 1, 1), false, true, 1, "replay"},
 	} {
-		p, ok := Predict(c.warm, c.passes, c.onRounds, c.onReplay)
-		if ok != (c.seconds != 0) || ok && (p.Seconds != c.seconds || p.Dominates != c.dominates) {
-			t.Errorf("%s: %+v, %t", name, p, ok)
+		h := History{Rounds: c.warm, Passes: c.passes}
+		if c.onReplay {
+			h.Replay = on("a")
+		}
+		indices := len(h.Replay)
+		if c.onRounds {
+			indices++
+		}
+		p, ok := Predict(indices, h)
+		a := ahead{indices: indices, rounds: c.onRounds}
+		a.overhead(&p)
+		want := c.moving + p.Freeze.Seconds + p.Verify.Seconds + p.Finish.Seconds + p.Transitions.Seconds
+		if ok != (c.moving != 0) || ok && (math.Abs(p.Seconds-want) > 0.002 || p.Dominates != c.dominates) {
+			t.Errorf("%s: %+v, %t; want %v", name, p, ok, want)
 		}
 	}
 }
@@ -168,7 +203,7 @@ func TestWastefulIndices(t *testing.T) {
 		"one percent updated":      {Measure{Snapshot: 3 << 20, Recovered: 283 << 20}, true},
 		"new bytes do not move it": {Measure{Snapshot: 283 << 20, Recovered: 0}, false},
 	} {
-		got := chooseReplay(Spec{LastMile: LastMileAuto}, 3, map[string]Measure{"x": c.measure}, Strategies{})
+		got := History{Measures: map[string]Measure{"x": c.measure}}.wasteful(3)
 		if (len(got) == 1) != c.want || c.want && got[0].Base != 3 {
 			t.Errorf("%s: %+v", name, got)
 		}
@@ -177,18 +212,18 @@ func TestWastefulIndices(t *testing.T) {
 
 func TestStrategies(t *testing.T) {
 	p := Plan{Indices: []PlannedIndex{{Name: "a"}, {Name: "b"}, {Name: "c"}}}
-	s := Strategies{Replay: on("b", "gone"), Dropped: []LeftOut{{Name: "c", Reason: "early"}, {Name: "old"}}}
+	s := Strategies{Replay: append(on("gone"), OnReplay{Index: "b", Base: 7}), Dropped: []Dropped{{Name: "c", Reason: "early"}, {Name: "old"}}}
 	names := func(list []PlannedIndex) string { return strings.Join(Plan{Indices: list}.Names(), ",") }
 	rounds, replay := s.Split(p)
 	if names(rounds) != "a,c" || names(replay) != "b" || !s.Has("b") || s.Has("c") || s.Has("a") {
 		t.Errorf("rounds %v, replay %v", rounds, replay)
 	}
-	if got, want := s.Within(p), (Strategies{Replay: on("b"), Dropped: []LeftOut{{Name: "c", Reason: "early"}}}); !reflect.DeepEqual(got, want) {
+	if got, want := s.Within(p), (Strategies{Replay: []OnReplay{{Index: "b", Base: 7}}, Dropped: []Dropped{{Name: "c", Reason: "early"}}}); !reflect.DeepEqual(got, want) {
 		t.Errorf("within the plan %+v", got)
 	}
 	s.Drop("b", "why")
 	rounds, replay = s.Split(p)
-	if names(rounds) != "a,b,c" || len(replay) != 0 || !slices.Contains(s.Dropped, LeftOut{Name: "b", Reason: "why"}) || len(s.Dropped) != 3 {
+	if names(rounds) != "a,b,c" || len(replay) != 0 || !slices.Contains(s.Dropped, Dropped{Name: "b", Reason: "why", Base: 7}) || len(s.Dropped) != 3 {
 		t.Errorf("after the drop: rounds %v, replay %v, %+v", rounds, replay, s)
 	}
 }

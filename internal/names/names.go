@@ -41,6 +41,7 @@ var functions = []Function{
 	{"reconcile-deletes", 900, 512},
 	{"record-pass", 120, 256},
 	{"decide", 60, 256},
+	{"ask", 60, 256},
 	{"freeze", 120, 256},
 	{"thaw", 120, 256},
 	{"verify", 600, 512},

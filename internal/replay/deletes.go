@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/fault"
@@ -64,7 +67,8 @@ func Shards(states []State) []ShardRef {
 // be a document that was changed since the pass, so with many updates most blocks are read. A shard that was not finished before the
 // deadline is in Rest; what was deleted stays deleted. In a warm pass the rest may be left to the next one.
 //
-// The states are those that Advance returned: all blocks up to the last pass.
+// The states are those that Advance returned, with all blocks up to the last pass; or, while the source is frozen, those of Plan: then
+// documents that the pass updates are looked up as well, and left.
 func (r *Replayer) ReconcileDeletes(ctx context.Context, states []State, shards []ShardRef, deadline time.Time) (DeleteResult, error) {
 	started := time.Now()
 	byName := map[string]State{}
@@ -169,11 +173,12 @@ func (w *deleteWork) missing(index string, n int64) {
 	w.result.MissingIn = quote(w.result.MissingIn, index)
 }
 
+// shard works on both regions at once: no document is in both.
 func (w *deleteWork) shard(ctx context.Context, ref ShardRef, s ShardState) error {
-	if err := w.shared(ctx, ref, s.Base); err != nil {
-		return err
-	}
-	return w.replayed(ctx, ref, s.Blocks)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return w.shared(ctx, ref, s.Base) })
+	group.Go(func() error { return w.replayed(ctx, ref, s.Blocks) })
+	return group.Wait()
 }
 
 // shared compares the region in which both sides number alike.
@@ -200,13 +205,15 @@ func (w *deleteWork) shared(ctx context.Context, ref ShardRef, base int64) error
 			return nil
 		},
 	}
-	return diff.run(base)
+	return diff.run(base, max(here[0], there[0]), there[0]-here[0])
 }
 
 const (
-	maxClauses     = 400   // ranges in one request; the engines refuse 1,024 clauses (indices.query.bool.max_clause_count)
+	maxClauses     = 400 // ranges in one request; the engines refuse 1,024 clauses (indices.query.bool.max_clause_count)
+	minBuckets     = 64
 	maxBuckets     = 8_000 // of one histogram; the oldest engines refuse 10,000 (search.max_buckets)
 	bucketOfLeaves = 24    // documents: buckets that small are resolved to single numbers
+	fewLeaves      = 4_000 // documents: so are larger ones, while they come to no more in all
 )
 
 // difference finds the sequence numbers that only one side has, by histograms that grow finer where they differ. Buckets of width 1
@@ -216,9 +223,13 @@ type difference struct {
 	found func(onlyHere, onlyThere []int64) error
 }
 
-func (d *difference) run(upto int64) error {
+// run looks at the numbers up to upto, which documents have; about expected of them are different. With the root of both's product as
+// the number of buckets, the first histogram and the one that resolves the different buckets come out equally large.
+func (d *difference) run(upto, documents, expected int64) error {
+	buckets := int64(math.Sqrt(float64(documents) * float64(max(1, expected))))
+	buckets = min(max(buckets, minBuckets), maxBuckets)
 	width := int64(1)
-	for upto/width >= maxBuckets {
+	for upto/width >= buckets {
 		width *= 2
 	}
 	return d.refine([]cluster.SeqRange{{From: -1, Upto: upto}}, width, upto)
@@ -256,7 +267,7 @@ func (d *difference) refine(ranges []cluster.SeqRange, width, upto int64) error 
 		return nil
 	}
 	finer := int64(1)
-	if largest > bucketOfLeaves {
+	if largest*int64(len(different)) > fewLeaves && largest > bucketOfLeaves {
 		finer = width
 		for parts := int64(1); parts < min(1024, largest/(bucketOfLeaves/2)) && finer > 1; parts *= 2 {
 			finer /= 2

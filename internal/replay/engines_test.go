@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,61 +25,98 @@ import (
 	"github.com/domainferry/domainferry/internal/local/node"
 )
 
-// pairs are the engines that can restore from one another; the first is always tried, all of them with DOMAINFERRY_REPLAY_PAIRS=all.
+// pairs are all that can restore from one another, in an order that lets nodes be stopped soon.
 var pairs = [][2]string{
 	{"elasticsearch-7.10.2", "opensearch-2.19.0"},
-	{"opensearch-2.19.0", "opensearch-3.7.0"},
-	{"elasticsearch-7.10.2", "opensearch-1.3.20"},
 	{"elasticsearch-6.8.0", "elasticsearch-7.10.2"},
+	{"elasticsearch-7.1.1", "elasticsearch-7.10.2"},
+	{"elasticsearch-7.10.2", "opensearch-1.3.20"},
 	{"elasticsearch-6.8.0", "opensearch-1.3.20"},
+	{"elasticsearch-7.1.1", "opensearch-1.3.20"},
 	{"opensearch-1.3.20", "opensearch-2.19.0"},
+	{"opensearch-2.19.0", "opensearch-3.7.0"},
+	{"opensearch-3.7.0", "opensearch-3.7.0"},
 }
 
+// TestNodes replays between real nodes: of the first pair by default, because each takes half a minute and more on a busy machine;
+// DOMAIN_FERRY_TEST_PAIRS=all takes all of them (with -timeout 30m), <source>:<destination>,... some. internal/repository knows the same
+// variable and has other pairs too.
 func TestNodes(t *testing.T) {
 	if testing.Short() {
 		t.Skip("real nodes are not for -short")
 	}
 	wanted := pairs[:1]
-	if which := os.Getenv("DOMAINFERRY_REPLAY_PAIRS"); which == "all" {
+	if which := os.Getenv("DOMAIN_FERRY_TEST_PAIRS"); which == "all" {
 		wanted = pairs
 	} else if which != "" {
-		wanted = slices.DeleteFunc(slices.Clone(pairs), func(p [2]string) bool { return p[0]+"/"+p[1] != which })
+		named := strings.Split(which, ",")
+		wanted = slices.DeleteFunc(slices.Clone(pairs), func(p [2]string) bool { return !slices.Contains(named, p[0]+":"+p[1]) })
 	}
-	for _, pair := range wanted {
+	root := nodeRoot(t)
+	nodes := map[string]*node.Node{}
+	// A node starts once and runs until its last pair is over. One that restores from its own version is another one.
+	names := func(pair [2]string) []string {
+		if pair[0] == pair[1] {
+			return []string{pair[0], pair[1] + " again"}
+		}
+		return pair[:]
+	}
+	for i, pair := range wanted {
+		var missing []string
+		for _, name := range names(pair) {
+			if nodes[name] == nil {
+				missing = append(missing, name)
+			}
+		}
+		started, err := startNodes(t, root, missing)
+		if err != nil {
+			t.Fatal(err)
+		}
+		maps.Copy(nodes, started)
 		t.Run(pair[0]+" to "+pair[1], func(t *testing.T) {
-			var urls [2]string
-			root := nodeRoot(t)
-			var started sync.WaitGroup
-			var failures [2]error
-			for i, name := range pair {
-				engine, err := node.Parse(name)
-				if err != nil {
-					t.Fatal(err)
+			underFire(t, nodes[names(pair)[0]].URL, nodes[names(pair)[1]].URL, filepath.Join(root, "repositories", strconv.Itoa(i)), pair[0])
+		})
+		for _, name := range names(pair) {
+			if !slices.ContainsFunc(wanted[i+1:], func(p [2]string) bool { return slices.Contains(names(p), name) }) {
+				if err := nodes[name].Stop(); err != nil {
+					t.Error(err)
 				}
-				if err := node.Available(engine); err != nil {
-					if os.Getenv("CI") == "true" {
-						t.Fatal(err)
-					}
-					t.Skip(err)
-				}
-				started.Go(func() {
-					n, err := node.Start(t.Context(), node.Config{Engine: engine, Dir: filepath.Join(root, fmt.Sprintf("node-%d", i)),
-						RepositoryRoot: filepath.Join(root, "repositories")})
-					if err != nil {
-						failures[i] = err
-						return
-					}
-					t.Cleanup(func() { _ = n.Stop() })
-					urls[i] = n.URL
-				})
+				delete(nodes, name)
 			}
-			started.Wait()
-			if err := errors.Join(failures[:]...); err != nil {
-				t.Fatal(err)
+		}
+	}
+}
+
+// startNodes starts nodes side by side; they are stopped at the end of the test at the latest.
+func startNodes(t *testing.T, root string, names []string) (map[string]*node.Node, error) {
+	t.Helper()
+	nodes := make([]*node.Node, len(names))
+	failures := make([]error, len(names))
+	var starting sync.WaitGroup
+	for i, name := range names {
+		engine, err := node.Parse(strings.TrimSuffix(name, " again"))
+		if err != nil {
+			return nil, err
+		}
+		if err := node.Available(engine); err != nil {
+			if os.Getenv("CI") == "true" {
+				return nil, err
 			}
-			underFire(t, urls[0], urls[1], filepath.Join(root, "repositories"), pair[0])
+			t.Skip(err)
+		}
+		starting.Go(func() {
+			nodes[i], failures[i] = node.Start(t.Context(), node.Config{Engine: engine, Dir: filepath.Join(root, strings.ReplaceAll(name, " ", "-")), RepositoryRoot: filepath.Join(root, "repositories")})
+			if failures[i] == nil {
+				t.Cleanup(func() { _ = nodes[i].Stop() })
+			}
 		})
 	}
+	starting.Wait()
+	byName := map[string]*node.Node{}
+	for i, name := range names {
+		byName[name] = nodes[i]
+	}
+	return byName, errors.Join(failures...)
 }
 
 // nodeRoot is a folder that nodes, which run as an unprivileged user, may use.
@@ -97,7 +136,7 @@ func nodeRoot(t *testing.T) string {
 }
 
 func TestModel(t *testing.T) {
-	for _, pair := range pairs[:2] {
+	for _, pair := range [][2]string{{"elasticsearch-7.10.2", "opensearch-2.19.0"}, {"opensearch-2.19.0", "opensearch-3.7.0"}} {
 		t.Run(pair[0]+" to "+pair[1], func(t *testing.T) {
 			root := t.TempDir()
 			var urls [2]string
@@ -147,6 +186,7 @@ func rest(method, url string, body any) (string, error) {
 type client struct {
 	url    string
 	typed  bool // Elasticsearch 6
+	family bool // documents have parents
 	random *rand.Rand
 	mu     sync.Mutex
 	live   map[string]string // id -> source
@@ -172,13 +212,14 @@ func routingOf(id string) string {
 func (c *client) batch(n int) error {
 	var body strings.Builder
 	next := map[string]string{}
-	action := func(verb, id string) {
+	action := func(verb, id string, more map[string]any) {
 		a := map[string]any{"_id": id}
+		maps.Copy(a, more)
 		if r := routingOf(id); r != "" {
 			a["routing"] = r
 		}
 		if c.typed {
-			a["_type"] = "_doc"
+			a["_type"] = oldType
 		}
 		line, _ := json.Marshal(map[string]any{verb: a})
 		body.Write(line)
@@ -187,6 +228,14 @@ func (c *client) batch(n int) error {
 	for range n {
 		c.n++
 		id := ""
+		if c.random.IntN(50) == 0 {
+			// Versions of the client's own.
+			id = fmt.Sprintf("external-%d", c.random.IntN(20))
+			next[id] = fmt.Sprintf(`{"n":%d}`, c.n)
+			action("index", id, map[string]any{"version": 1000 + c.n, "version_type": "external"})
+			body.WriteString(next[id] + "\n")
+			continue
+		}
 		switch x := c.random.IntN(100); {
 		case x < 40 || len(c.ids) == 0:
 			id = fmt.Sprintf("doc/%d", c.n)
@@ -196,12 +245,19 @@ func (c *client) batch(n int) error {
 		}
 		if c.random.IntN(8) == 0 {
 			next[id] = ""
-			action("delete", id)
+			action("delete", id, nil)
 			continue
 		}
 		source := fmt.Sprintf(`{"n":%d, "text":"<b>%s</b> \u00e4", "items":[{"name":"a%d"},{"name":"b"}], "price":1.50}`, c.n, strings.Repeat("lorem ", c.random.IntN(30)), c.n)
+		if c.family {
+			relation := `"parent"`
+			if parent := strings.TrimPrefix(routingOf(id), "group-"); parent != "" {
+				relation = fmt.Sprintf(`{"name":"child","parent":"doc/%s"}`, parent)
+			}
+			source = `{"family":` + relation + "," + source[1:]
+		}
 		next[id] = source
-		action("index", id)
+		action("index", id, nil)
 		body.WriteString(source + "\n")
 	}
 	answer, err := rest("POST", c.url+"/shop/_bulk", body.String())
@@ -224,6 +280,10 @@ func (c *client) batch(n int) error {
 	return nil
 }
 
+// oldType is the document type on Elasticsearch 6, where it may be any name: its copies keep it, and later engines take what they
+// call "_doc" for it.
+const oldType = "item"
+
 // underFire replays an index under a live writer, and compares every document and what the writer was promised.
 func underFire(t *testing.T, sourceURL, destinationURL, root, engine string) {
 	must := func(method, url string, body any) string {
@@ -234,17 +294,30 @@ func underFire(t *testing.T, sourceURL, destinationURL, root, engine string) {
 		}
 		return answer
 	}
+	// Nodes serve several pairs.
+	t.Cleanup(func() {
+		for _, url := range []string{sourceURL, destinationURL} {
+			_, _ = rest("DELETE", url+"/shop", nil)
+			_, _ = rest("DELETE", url+"/_snapshot/mig", nil)
+		}
+	})
 	typed := strings.HasPrefix(engine, "elasticsearch-6")
-	var mappings any = map[string]any{"properties": map[string]any{
+	properties := map[string]any{
 		"n": map[string]any{"type": "long"}, "text": map[string]any{"type": "text"}, "price": map[string]any{"type": "double"},
-		"items": map[string]any{"type": "nested", "properties": map[string]any{"name": map[string]any{"type": "keyword"}}}}}
+		"items": map[string]any{"type": "nested", "properties": map[string]any{"name": map[string]any{"type": "keyword"}}}}
+	// Of the archives that the nodes come from only that of 3.7.0 has the module for parents and children.
+	family := engine == "opensearch-3.7.0"
+	if family {
+		properties["family"] = map[string]any{"type": "join", "relations": map[string]any{"parent": "child"}}
+	}
+	var mappings any = map[string]any{"properties": properties}
 	if typed {
-		mappings = map[string]any{"_doc": mappings}
+		mappings = map[string]any{oldType: mappings}
 	}
 	// The source forgets deletions at once, so that ids that are written anew begin again at version 1.
 	must("PUT", sourceURL+"/shop", map[string]any{"mappings": mappings,
 		"settings": map[string]any{"index.number_of_shards": 2, "index.number_of_replicas": 0, "index.gc_deletes": "0s"}})
-	writer := &client{url: sourceURL, typed: typed, random: rand.New(rand.NewPCG(1, 2)), live: map[string]string{}}
+	writer := &client{url: sourceURL, typed: typed, family: family, random: rand.New(rand.NewPCG(1, 2)), live: map[string]string{}}
 	for range 20 {
 		if err := writer.batch(1000); err != nil {
 			t.Fatal(err)
@@ -271,10 +344,7 @@ func underFire(t *testing.T, sourceURL, destinationURL, root, engine string) {
 	defer writing.Wait()
 	defer stop()
 
-	states, err := ReadBase(t.Context(), source, []string{"shop"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	states := base(t, source, "shop")
 	if s := states[0]; len(s.Shards) != 2 || s.SourceUUID == "" || s.Shards[0].History == "" || s.Shards[0].Base <= 0 {
 		t.Fatalf("the base is %+v", s)
 	}
@@ -303,9 +373,17 @@ func underFire(t *testing.T, sourceURL, destinationURL, root, engine string) {
 	if err := destination.UpdateSettings(t.Context(), change.During, "shop"); err != nil {
 		t.Fatal(err)
 	}
+	// A pipeline that would run on what replay writes, and does not even exist.
+	must("PUT", destinationURL+"/shop/_settings", map[string]any{"index.default_pipeline": "nowhere"})
+	if _, err := rest("PUT", destinationURL+"/shop/_doc/piped", `{}`); err == nil {
+		t.Fatal("a write without replay's care went past the pipeline")
+	}
 	var frozenSince time.Time
 	for p := range 4 {
 		frozen := p == 3
+		// However fast a pass is, the writer has done something since the last one.
+		was := writer.acknowledged()
+		eventually(t, "write", func() bool { return writer.acknowledged() > was })
 		if frozen {
 			stop()
 			writing.Wait()
@@ -315,11 +393,6 @@ func underFire(t *testing.T, sourceURL, destinationURL, root, engine string) {
 			frozenSince = time.Now()
 			must("PUT", sourceURL+"/shop/_settings", map[string]any{"index.blocks.write": true})
 		}
-		if !frozen {
-			// However fast a pass is, the writer has done something since the last one.
-			was := writer.acknowledged()
-			eventually(t, "write", func() bool { return writer.acknowledged() > was })
-		}
 		began := time.Now()
 		pass, err := r.Plan(t.Context(), states, PlanOptions{Frozen: frozen, SliceOperations: 3000})
 		if err != nil || len(pass.Drops) > 0 {
@@ -327,28 +400,53 @@ func underFire(t *testing.T, sourceURL, destinationURL, root, engine string) {
 		}
 		var results []SliceResult
 		var total SliceResult
-		for _, s := range pass.Slices {
-			for !s.done() {
-				result, err := r.Slice(t.Context(), s, time.Now().Add(time.Minute))
-				if err != nil || len(result.Drops) > 0 {
-					t.Fatalf("%+v, %v", result, err)
+		replay := func() {
+			for _, s := range pass.Slices {
+				for !s.done() {
+					result, err := r.Slice(t.Context(), s, time.Now().Add(time.Minute))
+					if err != nil || len(result.Drops) > 0 {
+						t.Errorf("%+v, %v", result, err)
+						return
+					}
+					results = append(results, result)
+					s.Parts = result.Rest
+					total.Documents += result.Documents
+					total.Replaced += result.Replaced
+					total.Superseded += result.Superseded
 				}
-				results = append(results, result)
-				s.Parts = result.Rest
-				total.Documents += result.Documents
-				total.Replaced += result.Replaced
-				total.Superseded += result.Superseded
 			}
+		}
+		var d DeleteResult
+		reconcile := func(states []State) {
+			d, err = r.ReconcileDeletes(t.Context(), states, Shards(states), time.Now().Add(time.Minute))
+			if err != nil || !d.Done || d.Missing > 0 {
+				t.Errorf("%+v, %v", d, err)
+			}
+		}
+		// The last pass looks for deletions while it writes, in what the copy had before.
+		if frozen {
+			var both sync.WaitGroup
+			both.Go(replay)
+			both.Go(func() { reconcile(pass.States) })
+			both.Wait()
+			pass.States = AccountDeletes(pass.States, d)
+		} else {
+			replay()
+		}
+		if t.Failed() {
+			return
 		}
 		passed := time.Since(began)
 		if states, err = r.Advance(t.Context(), pass, results); err != nil {
 			t.Fatal(err)
 		}
-		d, err := r.ReconcileDeletes(t.Context(), states, Shards(states), time.Now().Add(time.Minute))
-		if err != nil || !d.Done || d.Missing > 0 {
-			t.Fatalf("%+v, %v", d, err)
+		if !frozen {
+			reconcile(states)
+			states = AccountDeletes(states, d)
 		}
-		states = AccountDeletes(states, d)
+		if t.Failed() {
+			return
+		}
 		t.Logf("pass %d: %d operations, %d documents in %d slices in %.2f s (%d replaced, %d superseded); deletions %d + %d of %d listed in %.2f s, %d blocks",
 			p, pass.Operations, total.Documents, len(pass.Slices), passed.Seconds(), total.Replaced, total.Superseded, d.SharedDeleted, d.ReplayedDeleted, d.Listed,
 			d.Seconds, len(states[0].Shards[0].Blocks)+len(states[0].Shards[1].Blocks))
@@ -385,7 +483,7 @@ func underFire(t *testing.T, sourceURL, destinationURL, root, engine string) {
 	}
 
 	// A foreign write at the destination does not go unnoticed.
-	must("POST", destinationURL+"/shop/_doc/foreign", `{"n":1}`)
+	must("POST", destinationURL+"/shop/_doc/foreign?pipeline=_none", `{"n":1}`)
 	pass, err := r.Plan(t.Context(), states, PlanOptions{Frozen: true})
 	if err != nil {
 		t.Fatal(err)
@@ -397,6 +495,26 @@ func underFire(t *testing.T, sourceURL, destinationURL, root, engine string) {
 	if evidence, err = r.Verify(t.Context(), states, 0, time.Time{}); err != nil || evidence[0].OK {
 		t.Errorf("%+v, %v: want the foreign document found", evidence, err)
 	}
+}
+
+// base is the state of an index before its base snapshot. Beside what the journal keeps it has the primary terms.
+func base(t *testing.T, source Domain, index string) []State {
+	t.Helper()
+	histories, err := source.ShardHistories(t.Context(), index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := histories[index]
+	var checkpoints []int64
+	var uuids []string
+	for _, s := range h.Shards {
+		checkpoints, uuids = append(checkpoints, s.GlobalCheckpoint), append(uuids, s.HistoryUUID)
+	}
+	state := NewState(index, h.UUID, checkpoints, uuids)
+	for k, s := range h.Shards {
+		state.Shards[k].Term = s.PrimaryTerm
+	}
+	return []State{state}
 }
 
 func (s Slice) done() bool { return len(s.Parts) == 0 }

@@ -10,36 +10,18 @@ import (
 	"github.com/domainferry/domainferry/internal/fault"
 )
 
-// ReadBase records where each index's shards are, to be called before the base snapshot is started. It replaces the plain record
-// of global checkpoints (NewState) and also remembers the history, so that a restore or a shrink at the source is noticed from the
-// first pass on.
-func ReadBase(ctx context.Context, source Domain, indices []string) ([]State, error) {
-	histories, err := source.ShardHistories(ctx, indices...)
-	if err != nil {
-		return nil, err
-	}
-	states := make([]State, 0, len(indices))
-	for _, index := range indices {
-		h := histories[index]
-		s := State{Index: index, SourceUUID: h.UUID}
-		for i, shard := range h.Shards {
-			if shard.Shard != i {
-				return nil, unassigned("record checkpoints", index, i)
-			}
-			s.Shards = append(s.Shards, ShardState{Base: shard.GlobalCheckpoint, Position: shard.GlobalCheckpoint, History: shard.HistoryUUID, Term: shard.PrimaryTerm})
-		}
-		states = append(states, s)
-	}
-	return states, nil
-}
-
-// NewState is a State from the global checkpoints alone, one per shard, as the journal has them. The history is taken from the
-// first pass; what happened to the source between the snapshot and that pass is not noticed, except a new index of the same name
-// when sourceUUID is given.
-func NewState(index, sourceUUID string, checkpoints []int64) State {
+// NewState is the State of an index at its base: the global checkpoints, one a shard, that were read before the base snapshot was
+// started, with the index's uuid and the shards' history uuids of that moment. "" and nil for those mean unknown: the first pass takes
+// them as they are then, and what happened to the source in between is not noticed. Primary terms are taken from the first pass in any
+// case: until then a new primary has lost nothing at or below a global checkpoint, and what it lost above is replayed as it is now.
+func NewState(index, sourceUUID string, checkpoints []int64, histories []string) State {
 	s := State{Index: index, SourceUUID: sourceUUID}
-	for _, g := range checkpoints {
-		s.Shards = append(s.Shards, ShardState{Base: g, Position: g})
+	for k, g := range checkpoints {
+		shard := ShardState{Base: g, Position: g}
+		if k < len(histories) {
+			shard.History = histories[k]
+		}
+		s.Shards = append(s.Shards, shard)
 	}
 	return s
 }

@@ -11,9 +11,11 @@
 //   - above G0, the replayed region, blocks remember which source range went to which destination range: what was deleted later
 //     shows as a block that holds more at the destination.
 //
-// The order of calls is ReadBase, before the base snapshot is started; then, when the copy is restored and open, Plan, Slice for each of
-// the pass's slices until nothing is left, Advance, ReconcileDeletes, and again. The last pass runs while the source is frozen
-// (PlanOptions.Frozen) and is followed by Verify. Every call may be killed anywhere and made again.
+// The caller reads the global checkpoints before it starts the base snapshot (NewState). When the copy is restored and open the order of
+// calls is Plan, Slice for each of the pass's slices until nothing is left, Advance, ReconcileDeletes, and again. The last pass runs while
+// the source is frozen (PlanOptions.Frozen) and is followed by Verify. In it, where nothing changes at the source any more,
+// ReconcileDeletes may run beside Slice, with the states that Plan returned: what the copy had before the pass and the source has not now
+// are all deletions. Every call may be killed anywhere and made again.
 //
 // # What the caller does at the destination
 //
@@ -80,8 +82,9 @@ const (
 	defaultBulkBytes   = 8_000_000
 	defaultPageBytes   = 4_000_000
 
-	firstPage = 500              // documents, before anything is known of their size
-	maxPage   = 2_000            // documents: a page is a block of the replayed region, and small blocks make late deletions cheap to find
+	firstPage = 500   // documents, before anything is known of their size
+	maxPage   = 2_000 // documents: a page is a block of the replayed region, and small blocks make late deletions cheap to find
+	smallPage = 250
 	idPage    = 5_000            // documents when only ids are read
 	maxIDs    = 20               // ids that a result quotes
 	maxBlocks = 1_024            // of a shard in a State
@@ -109,7 +112,7 @@ func (r *Replayer) pageBytes() int64 {
 	return int64(r.PageBytes)
 }
 
-// State is what replay knows of one index between passes. The caller keeps it; it is made by ReadBase or NewState and changed only
+// State is what replay knows of one index between passes. The caller keeps it; it is made by NewState and changed only
 // by Plan and Advance. Its JSON takes about 100 bytes a block, at most 1,024 blocks a shard.
 type State struct {
 	Index           string       `json:"index"`

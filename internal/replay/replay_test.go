@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -74,13 +75,10 @@ func replayHistory(t *testing.T, seed uint64) {
 	for range random.IntN(1500) {
 		h.step()
 	}
-	states, err := ReadBase(t.Context(), source, []string{"i"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	states := base(t, source, "i")
 	if random.IntN(3) == 0 {
 		old := states[0]
-		states[0] = NewState("i", "", nil)
+		states[0] = NewState("i", "", nil, nil)
 		for _, s := range old.Shards {
 			states[0].Shards = append(states[0].Shards, ShardState{Base: s.Base, Position: s.Base})
 		}
@@ -146,6 +144,29 @@ func replayHistory(t *testing.T, seed uint64) {
 		if len(pass.Drops) > 0 {
 			t.Fatalf("dropped: %+v", pass.Drops)
 		}
+		reconcile := func(states []State) (deleted []DeleteResult) {
+			for shards := Shards(states); ; {
+				d, err := r.ReconcileDeletes(t.Context(), states, shards, time.Now().Add(time.Minute))
+				if err != nil && !fault.Retryable(err) {
+					t.Error(err)
+					return deleted
+				}
+				if d.Missing > 0 {
+					t.Errorf("pass %d: %d documents are said to be missing: %+v", p, d.Missing, d)
+				}
+				deleted = append(deleted, d)
+				if shards = d.Rest; d.Done {
+					return deleted
+				}
+			}
+		}
+		// The last pass may look for deletions while it writes.
+		together := frozen && chance(2)
+		var deleted []DeleteResult
+		var beside sync.WaitGroup
+		if together {
+			beside.Go(func() { deleted = reconcile(pass.States) })
+		}
 		var results []SliceResult
 		todo := slices.Clone(pass.Slices)
 		for _, slice := range pass.Slices {
@@ -178,27 +199,21 @@ func replayHistory(t *testing.T, seed uint64) {
 				}
 			}
 		}
+		beside.Wait()
+		for _, d := range deleted {
+			pass.States = AccountDeletes(pass.States, d)
+		}
 		if states, err = r.Advance(t.Context(), pass, results); err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range states[0].Shards {
 			checkBlocks(t, s)
 		}
-		if !frozen && chance(2) {
+		if together || !frozen && chance(2) {
 			continue // deletions may be left to a later pass
 		}
-		for shards := Shards(states); ; {
-			d, err := r.ReconcileDeletes(t.Context(), states, shards, time.Now().Add(time.Minute))
-			if err != nil && !fault.Retryable(err) {
-				t.Fatal(err)
-			}
-			if d.Missing > 0 {
-				t.Errorf("pass %d: %d documents are said to be missing: %+v", p, d.Missing, d)
-			}
+		for _, d := range reconcile(states) {
 			states = AccountDeletes(states, d)
-			if shards = d.Rest; d.Done {
-				break
-			}
 		}
 	}
 	if a, b := source.live(), copied.live(); !maps.EqualFunc(a, b, func(x, y cluster.ShardDocument) bool { return reflect.DeepEqual(x, y) }) {
@@ -296,10 +311,7 @@ func TestVerifyCut(t *testing.T) {
 // replayed brings a copy of source up to date with what change does.
 func replayed(t *testing.T, source *fake, change func()) (*Replayer, []State) {
 	t.Helper()
-	states, err := ReadBase(t.Context(), source, []string{"i"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	states := base(t, source, "i")
 	r := &Replayer{Source: source, Destination: source.restore("d")}
 	change()
 	pass, err := r.Plan(t.Context(), states, PlanOptions{Frozen: true})
@@ -330,7 +342,7 @@ func TestDeletionsReadFewDocuments(t *testing.T) {
 	for i := range 60_000 {
 		source.put(cluster.DocumentKey{ID: fmt.Sprintf("d-%d", i)}, `{}`)
 	}
-	states, _ := ReadBase(t.Context(), source, []string{"i"})
+	states := base(t, source, "i")
 	copied := source.restore("d")
 	r := &Replayer{Source: source, Destination: copied}
 	for i := range 40 {
@@ -396,10 +408,7 @@ func TestPlanDrops(t *testing.T) {
 			for i := range 20 {
 				source.put(cluster.DocumentKey{ID: fmt.Sprint(i)}, `{}`)
 			}
-			states, err := ReadBase(t.Context(), source, []string{"i"})
-			if err != nil {
-				t.Fatal(err)
-			}
+			states := base(t, source, "i")
 			destination := source.restore("d")
 			tc.change(source, destination, &states[0])
 			pass, err := (&Replayer{Source: source, Destination: destination}).Plan(t.Context(), states, PlanOptions{})
@@ -419,7 +428,7 @@ func TestPlanDrops(t *testing.T) {
 
 func TestSliceRefusals(t *testing.T) {
 	source := newFake("s", 1)
-	states, _ := ReadBase(t.Context(), source, []string{"i"})
+	states := base(t, source, "i")
 	for i := range 30 {
 		source.put(cluster.DocumentKey{ID: fmt.Sprintf("d%02d", i)}, `{"a":1}`)
 	}

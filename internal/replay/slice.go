@@ -42,6 +42,27 @@ type SliceResult struct {
 	Drops  []Drop       `json:"drops,omitempty"`  // indices whose documents the destination refuses; their ranges are given up
 }
 
+// Plus is what two attempts at the same work did, the second one having gone on with the rest of the first.
+func (r SliceResult) Plus(next SliceResult) SliceResult {
+	next.Documents += r.Documents
+	next.Bytes += r.Bytes
+	next.Superseded += r.Superseded
+	next.Replaced += r.Replaced
+	next.Throttled += r.Throttled
+	next.Requests += r.Requests
+	next.Seconds += r.Seconds
+	next.Blocks = slices.Concat(r.Blocks, next.Blocks)
+	for _, d := range r.Drops {
+		if i := slices.IndexFunc(next.Drops, func(x Drop) bool { return x.Index == d.Index }); i >= 0 {
+			d.Count, d.IDs = d.Count+next.Drops[i].Count, quote(d.IDs, next.Drops[i].IDs...)
+			next.Drops[i] = d
+		} else {
+			next.Drops = append(next.Drops, d)
+		}
+	}
+	return next
+}
+
 const (
 	maxResultBlocks = 64
 	// endlessSlice is the time after which a slice that moved nothing is called stuck.
@@ -162,7 +183,12 @@ func (w *sliceWork) part(ctx context.Context, i int) error {
 		}()
 		return c
 	}
-	size := firstPage
+	// Of a small part small pages: blocks that differ later are read whole.
+	most := maxPage
+	if part.Upto-part.From <= maxPage {
+		most = smallPage
+	}
+	size := min(firstPage, most)
 	pending := fetch(part.From, size)
 	// Whoever leaves must not leave a reader behind.
 	defer func() {
@@ -185,7 +211,7 @@ func (w *sliceWork) part(ctx context.Context, i int) error {
 		done := part.Upto
 		if n := len(got.page.Documents); got.page.More && n > 0 {
 			done = got.page.Documents[n-1].SeqNo
-			size = int(min(maxPage, max(1, w.pageBytes()*int64(n)/max(1, got.page.Bytes))))
+			size = int(min(int64(most), max(1, w.pageBytes()*int64(n)/max(1, got.page.Bytes))))
 			if done < part.Upto {
 				pending = fetch(done, size)
 			}

@@ -139,6 +139,10 @@ func (r *Replayer) verify(ctx context.Context, ref ShardRef, shard ShardState, l
 	return e, nil
 }
 
+// verifyBuckets bounds the ranges of the shared region that are compared: that the counts are equal in all has to be shown, not where
+// they differ, and each of them costs time inside the freeze.
+const verifyBuckets = 512
+
 // unbounded is above every sequence number; doubles, which aggregations reckon in, hold it exactly.
 const unbounded = int64(1) << 52
 
@@ -147,7 +151,7 @@ func (r *Replayer) verifyShared(ctx context.Context, ref ShardRef, base int64, e
 		return nil
 	}
 	width := int64(1)
-	for base/width >= maxBuckets {
+	for base/width >= verifyBuckets {
 		width *= 2
 	}
 	here, there, err := r.histograms(ctx, ref, []cluster.SeqRange{{From: -1, Upto: base}}, width, budget{})

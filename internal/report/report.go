@@ -9,19 +9,25 @@ import (
 
 // Report is report.json in the journal.
 type Report struct {
-	Migration     string              `json:"migration"`
-	Execution     string              `json:"execution"`
-	Verdict       migration.Verdict   `json:"verdict"`
-	Engines       migration.Engines   `json:"engines"`
-	StartedAt     time.Time           `json:"startedAt"`
-	FinishedAt    time.Time           `json:"finishedAt"`
-	WriteDowntime WriteDowntime       `json:"writeDowntime"`
-	Rounds        []migration.Round   `json:"rounds"`
-	Passes        []migration.Pass    `json:"passes"`
-	Indices       []Index             `json:"indices"`
-	LeftOut       []migration.LeftOut `json:"leftOut"`
-	Warnings      []string            `json:"warnings"`
-	Checks        []migration.Check   `json:"checks"`
+	Migration     string            `json:"migration"`
+	Execution     string            `json:"execution"`
+	Verdict       migration.Verdict `json:"verdict"`
+	Engines       migration.Engines `json:"engines"`
+	StartedAt     time.Time         `json:"startedAt"`
+	FinishedAt    time.Time         `json:"finishedAt"`
+	WriteDowntime WriteDowntime     `json:"writeDowntime"`
+	// Phases are the parts of the write downtime, predicted and measured.
+	Phases []Phase `json:"phases"`
+	// RestoreBytes is how well the restores' bytes were predicted from the repository, round by round.
+	RestoreBytes []RestoreBytes `json:"restoreBytes"`
+	// Changes of the source's indices that were followed.
+	Changes  []migration.Change  `json:"changes"`
+	Rounds   []migration.Round   `json:"rounds"`
+	Passes   []migration.Pass    `json:"passes"`
+	Indices  []Index             `json:"indices"`
+	LeftOut  []migration.LeftOut `json:"leftOut"`
+	Warnings []string            `json:"warnings"`
+	Checks   []migration.Check   `json:"checks"`
 	// OpenSource is the request that lets the source take writes again, for an operator who goes back.
 	OpenSource string `json:"openSource"`
 }
@@ -29,6 +35,8 @@ type Report struct {
 // WriteDowntime is the time without writes in seconds. A field is absent when nobody measured it.
 type WriteDowntime struct {
 	PredictedSeconds    *float64 `json:"predictedSeconds,omitempty"`
+	PredictedLow        *float64 `json:"predictedLow,omitempty"` // the prediction's range
+	PredictedHigh       *float64 `json:"predictedHigh,omitempty"`
 	MeasuredSeconds     *float64 `json:"measuredSeconds,omitempty"`     // from the write block to the destination's opening
 	SeenByClientSeconds *float64 `json:"seenByClientSeconds,omitempty"` // from the first refused write to the next accepted one
 }
@@ -41,4 +49,6 @@ type Index struct {
 	// LastMile is how the index's last changes travelled, with the reason when it was not by rounds all the way.
 	LastMile migration.LastMile `json:"lastMile"`
 	Reason   string             `json:"reason,omitempty"`
+	// UnchangedSince is the last round that moved the index, when the cut-over found it unchanged since and left it alone; otherwise 0.
+	UnchangedSince int `json:"unchangedSince,omitempty"`
 }

@@ -30,7 +30,7 @@ func TestFieldsOfTheReport(t *testing.T) {
 	round := doc["rounds"].([]any)[0].(map[string]any)
 	for name, c := range map[string]struct{ got, want []string }{
 		"report": {keys(doc), []string{
-			"checks", "engines", "execution", "finishedAt", "indices", "leftOut", "migration", "openSource", "passes", "rounds", "startedAt", "verdict", "warnings", "writeDowntime",
+			"changes", "checks", "engines", "execution", "finishedAt", "indices", "leftOut", "migration", "openSource", "passes", "phases", "restoreBytes", "rounds", "startedAt", "verdict", "warnings", "writeDowntime",
 		}},
 		"pass":      {keys(doc["passes"].([]any)[0]), []string{"bytes", "deleted", "documents", "execution", "final", "finishedAt", "number", "seconds", "startedAt"}},
 		"by rounds": {keys(doc["indices"].([]any)[0]), []string{"bytes", "docs", "lastMile", "name"}},
@@ -41,7 +41,7 @@ func TestFieldsOfTheReport(t *testing.T) {
 		"round":    {keys(round), []string{"copy", "execution", "final", "finishedAt", "number", "restore", "snapshot", "startedAt"}},
 		"snapshot": {keys(round["snapshot"]), []string{"bytes", "files", "name", "seconds", "shards", "totalBytes", "uuid"}},
 		"copy":     {keys(round["copy"]), []string{"bytes", "objects", "seconds", "skipped"}},
-		"restore":  {keys(round["restore"]), []string{"bytes", "indices", "recoveredBytes", "reusedBytes", "seconds", "shards"}},
+		"restore":  {keys(round["restore"]), []string{"bytes", "indices", "recoveredBytes", "reusedBytes", "seconds", "shards", "skipped"}},
 	} {
 		if !slices.Equal(c.got, c.want) {
 			t.Errorf("%s has %v, want %v", name, c.got, c.want)

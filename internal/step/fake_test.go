@@ -239,6 +239,7 @@ type domain struct {
 	aliases      map[string]map[string]json.RawMessage
 	mappings     map[string]json.RawMessage
 	documents    map[string][]cluster.Document
+	settings     cluster.ClusterSettings
 }
 
 func (d *domain) change(call, detail string, effect func() error) error {
@@ -327,6 +328,23 @@ func (d *domain) SequenceNumbers(_ context.Context, indices ...string) (map[stri
 	return out, d.read("SequenceNumbers")
 }
 
+// Describe makes the digest of what is modelled of a description, the write block apart.
+func (d *domain) Describe(_ context.Context, indices ...string) (map[string]cluster.Description, error) {
+	out := map[string]cluster.Description{}
+	for _, name := range indices {
+		if x, ok := d.indices[name]; ok {
+			settings := maps.Clone(x.Settings)
+			delete(settings, "index.blocks.write")
+			out[name] = cluster.Description{UUID: x.UUID, Aliases: d.aliases[name], Digest: fmt.Sprintf("%s %s %s", settings, d.aliases[name], d.mappings[name])}
+		}
+	}
+	return out, d.read("Describe")
+}
+
+func (d *domain) DeleteIndex(_ context.Context, index string) error {
+	return d.change("DeleteIndex", index, func() error { delete(d.indices, index); return nil })
+}
+
 func (d *domain) Recoveries(_ context.Context, indices ...string) ([]cluster.ShardRecovery, error) {
 	var out []cluster.ShardRecovery
 	for _, r := range d.recoveries {
@@ -370,7 +388,7 @@ func (d *domain) Restore(_ context.Context, repository, snapshot string, r clust
 		}
 		for _, name := range r.Indices {
 			x := d.w.source.indices[name]
-			d.indices[name] = &cluster.Index{Name: name, Open: true, Primaries: x.Primaries, Settings: map[string]string{"index.blocks.write": "true"}}
+			d.indices[name] = &cluster.Index{Name: name, UUID: "copy-" + name, Open: true, Primaries: x.Primaries, Settings: map[string]string{"index.blocks.write": "true"}}
 			d.recover(snapshot, name, x.Primaries)
 		}
 		return nil
@@ -604,6 +622,15 @@ func (w *world) frozen(execution string, state journal.FreezeState) {
 	w.forget()
 }
 
+// settled says that all was done after the hand-over.
+func (w *world) settled() {
+	w.t.Helper()
+	f := w.freezeState()
+	f.SettledAt = w.now
+	w.must(w.journal().SaveFreeze(w.t.Context(), f))
+	w.forget()
+}
+
 func (w *world) freezeState() journal.Freeze {
 	w.t.Helper()
 	f, _, err := w.journal().Freeze(w.t.Context())
@@ -635,7 +662,7 @@ func preflight(w *world) Preflight {
 	return Preflight{w.store, func(e migration.Endpoint) PreflightDomain { return w.at(e) }, w}
 }
 func register(w *world) Register {
-	return Register{w.store, func(e migration.Endpoint) RegisterDomain { return w.at(e) }}
+	return Register{w.store, func(e migration.Endpoint) RegisterDomain { return w.at(e) }, w}
 }
 func snapshot(w *world) Snapshot {
 	return Snapshot{w.store, func(e migration.Endpoint) SnapshotDomain { return w.at(e) }, w}

@@ -3,7 +3,6 @@ package step
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/migration"
-	"github.com/domainferry/domainferry/internal/replay"
 	"github.com/domainferry/domainferry/internal/report"
 )
 
@@ -35,9 +33,10 @@ type FinishOutput struct {
 
 // FinishDomain is what handing over asks of the destination.
 type FinishDomain interface {
-	UpdateSettings(ctx context.Context, settings map[string]any, indices ...string) error
+	TuningDomain
+	settingsReader
+	settingsUpdater
 	SequenceNumbers(ctx context.Context, indices ...string) (map[string][]cluster.ShardSequence, error)
-	IndexSettings(ctx context.Context, indices ...string) (map[string]map[string]string, error)
 }
 
 // Finish gives the destination its settings, lets it take writes, and closes the journal with the report.
@@ -48,7 +47,7 @@ type Finish struct {
 }
 
 // Run is the state Finish. The journal says HandingOver before the first index is opened and HandedOver once all are, so that
-// a thaw in between can tell which side has the last acknowledged write.
+// a thaw in between can tell which side has the last acknowledged write. Settings that no write depends on come last.
 func (s Finish) Run(ctx context.Context, in FinishInput) (FinishOutput, error) {
 	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
 	if err != nil {
@@ -66,17 +65,22 @@ func (s Finish) Run(ctx context.Context, in FinishInput) (FinishOutput, error) {
 			return FinishOutput{}, err
 		}
 	}
+	// Before the replicas fill: their recovery must not crowd out the clients that are there now.
+	tuned := tuner{j, func(e migration.Endpoint) TuningDomain { return s.Domain(e) }, s.Clock}
+	p.Warnings = append(p.Warnings, tuned.end(ctx, in.Execution)...)
+	if f.SettledAt.IsZero() {
+		if f, err = settle(ctx, j, s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination), p, f, s.Clock); err != nil {
+			return FinishOutput{}, err
+		}
+	}
 	return s.report(ctx, j, p, f)
 }
 
-// handOver opens the destination. All that its indices end with is set before the first of them takes a write.
+// handOver opens the destination. What its writes depend on is set before, everything else after: each change of settings is write
+// downtime.
 func (s Finish) handOver(ctx context.Context, j *journal.Journal, p migration.Plan, f journal.Freeze) (journal.Freeze, error) {
 	destination := s.Domain(p.Spec.Destination)
-	source, err := s.Domain(p.Spec.Source).IndexSettings(ctx, p.Names()...)
-	if err != nil {
-		return f, err
-	}
-	if err := setEqual(ctx, destination, finalSettings(p, source)); err != nil {
+	if err := endReplay(ctx, j, s.Domain(p.Spec.Source), destination, p); err != nil {
 		return f, err
 	}
 	if f.State != journal.HandingOver {
@@ -96,36 +100,6 @@ func (s Finish) handOver(ctx context.Context, j *journal.Journal, p migration.Pl
 	return f, j.SaveFreeze(ctx, f)
 }
 
-// finalSettings are what each index ends with: replicas and refresh as planned, and as at the source what was off while documents were
-// replayed (pipelines, the memory of deletions).
-func finalSettings(p migration.Plan, source map[string]map[string]string) map[string]map[string]any {
-	final := make(map[string]map[string]any, len(p.Indices))
-	for _, x := range p.Indices {
-		settings := replay.Settings(source[x.Name], source[x.Name]).After
-		delete(settings, "index.blocks.write") // opened last, all together
-		settings["index.number_of_replicas"] = value(x.Replicas)
-		settings["index.refresh_interval"] = value(x.RefreshInterval)
-		settings["index.auto_expand_replicas"] = value(x.AutoExpand)
-		final[x.Name] = settings
-	}
-	return final
-}
-
-// setEqual sets the settings of each index, those with equal settings in one request: each is a change of the cluster's state.
-func setEqual(ctx context.Context, domain settingsUpdater, settings map[string]map[string]any) error {
-	groups := map[string][]string{}
-	for _, name := range slices.Sorted(maps.Keys(settings)) {
-		key := fmt.Sprint(settings[name]) // maps are printed in the order of their keys
-		groups[key] = append(groups[key], name)
-	}
-	for _, key := range slices.Sorted(maps.Keys(groups)) {
-		if err := domain.UpdateSettings(ctx, settings[groups[key][0]], groups[key]...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func maxSeqNos(sequences map[string][]cluster.ShardSequence) map[string][]int64 {
 	m := map[string][]int64{}
 	for index, shards := range sequences {
@@ -136,40 +110,78 @@ func maxSeqNos(sequences map[string][]cluster.ShardSequence) map[string][]int64 
 	return m
 }
 
-// value is a setting to send: null puts the engine's default back.
-func value(s string) any {
-	if s == "" {
-		return nil
-	}
-	return s
-}
-
+// report records what the cut-over took and writes the report.
 func (s Finish) report(ctx context.Context, j *journal.Journal, p migration.Plan, f journal.Freeze) (FinishOutput, error) {
-	rounds, err := j.Rounds(ctx)
+	took, err := measured(ctx, j, f)
 	if err != nil {
 		return FinishOutput{}, err
+	}
+	if err := saveCutOver(ctx, j, took); err != nil {
+		return FinishOutput{}, err
+	}
+	r, err := s.collect(ctx, j, p)
+	if err != nil {
+		return FinishOutput{}, err
+	}
+	r.WriteDowntime.MeasuredSeconds = took.Total
+	var d migration.Decision
+	if _, err := j.Document(ctx, journal.DecisionFile, &d); err != nil {
+		return FinishOutput{}, err
+	}
+	r.Phases = report.Phases(d.Prediction, took)
+	if d.Prediction != nil {
+		r.WriteDowntime.PredictedSeconds, r.WriteDowntime.PredictedLow, r.WriteDowntime.PredictedHigh = &d.Prediction.Seconds, &d.Prediction.Low, &d.Prediction.High
+	}
+	if r.Indices, err = indices(ctx, j, p, f); err != nil {
+		return FinishOutput{}, err
+	}
+	out := FinishOutput{
+		Migration: r.Migration, Verdict: r.Verdict, DowntimeSeconds: seconds(f.StartedAt, f.EndedAt), WritableAt: f.EndedAt, Rounds: len(r.Rounds),
+		Next: "Point the clients at the destination; the source keeps its data and its write block until you retire it.",
+	}
+	return out, j.SaveDocument(ctx, journal.ReportFile, r)
+}
+
+// collect reads what the journal holds of the migration.
+func (s Finish) collect(ctx context.Context, j *journal.Journal, p migration.Plan) (report.Report, error) {
+	r := report.Report{
+		Migration: p.Spec.Migration, Execution: p.Execution, Engines: p.Engines, StartedAt: p.CreatedAt, FinishedAt: s.Clock.Now(),
+		LeftOut: p.LeftOut, Warnings: p.Warnings,
+		OpenSource: fmt.Sprintf(`PUT %s/%s/_settings {"index.blocks.write": null}`, p.Spec.Source.Endpoint, strings.Join(p.Names(), ",")),
 	}
 	var v migration.Verification
 	if _, err := j.Document(ctx, journal.VerificationFile, &v); err != nil {
-		return FinishOutput{}, err
+		return r, err
 	}
-	downtime := seconds(f.StartedAt, f.EndedAt)
-	passes, err := j.Passes(ctx)
-	if err != nil {
-		return FinishOutput{}, err
+	r.Verdict, r.Checks = v.Verdict, v.Checks
+	var err error
+	if r.Rounds, err = j.Rounds(ctx); err != nil {
+		return r, err
 	}
+	r.RestoreBytes = report.RestoreErrors(r.Rounds)
+	if r.Passes, err = j.Passes(ctx); err != nil {
+		return r, err
+	}
+	r.Changes, err = j.Changes(ctx)
+	return r, err
+}
+
+// indices says of each index how its last changes travelled.
+func indices(ctx context.Context, j *journal.Journal, p migration.Plan, f journal.Freeze) ([]report.Index, error) {
 	strategies, err := j.Strategies(ctx)
 	if err != nil {
-		return FinishOutput{}, err
+		return nil, err
 	}
-	r := report.Report{
-		Migration: p.Spec.Migration, Execution: p.Execution, Verdict: v.Verdict, Engines: p.Engines, StartedAt: p.CreatedAt, FinishedAt: s.Clock.Now(),
-		WriteDowntime: report.WriteDowntime{PredictedSeconds: f.Prediction, MeasuredSeconds: &downtime},
-		Rounds:        rounds, Passes: passes, LeftOut: p.LeftOut, Warnings: p.Warnings, Checks: v.Checks,
-		OpenSource: fmt.Sprintf(`PUT %s/%s/_settings {"index.blocks.write": null}`, p.Spec.Source.Endpoint, strings.Join(p.Names(), ",")),
+	holds, err := j.Holds(ctx)
+	if err != nil {
+		return nil, err
 	}
-	for _, x := range p.Indices {
+	list := make([]report.Index, len(p.Indices))
+	for n, x := range p.Indices {
 		i := report.Index{Name: x.Name, Docs: x.Docs, Bytes: x.Bytes, LastMile: migration.LastMileRounds}
+		if slices.Contains(f.Unchanged, x.Name) {
+			i.UnchangedSince = holds[x.Name].Round
+		}
 		for _, o := range strategies.Replay {
 			if o.Index == x.Name {
 				i.LastMile, i.Reason = migration.LastMileReplay, o.Reason
@@ -180,11 +192,7 @@ func (s Finish) report(ctx context.Context, j *journal.Journal, p migration.Plan
 				i.Reason = "back from replay: " + d.Reason
 			}
 		}
-		r.Indices = append(r.Indices, i)
+		list[n] = i
 	}
-	out := FinishOutput{
-		Migration: r.Migration, Verdict: r.Verdict, DowntimeSeconds: downtime, WritableAt: f.EndedAt, Rounds: len(rounds),
-		Next: "Point the clients at the destination; the source keeps its data and its write block until you retire it.",
-	}
-	return out, j.SaveDocument(ctx, journal.ReportFile, r)
+	return list, nil
 }

@@ -121,8 +121,13 @@ func finishable(t *testing.T) *world {
 	w.must(err)
 	p.Indices[1].Replicas, p.Indices[1].RefreshInterval, p.Indices[1].AutoExpand = "2", "30s", "0-1"
 	w.must(w.journal().SavePlan(t.Context(), p))
-	w.must(w.journal().SaveRound(t.Context(), migration.Round{Number: 3, Final: true, Execution: mine}))
-	w.must(w.journal().SaveDocument(t.Context(), journal.VerificationFile, migration.Verification{Verdict: migration.Verified, Checks: []migration.Check{{Name: "documents"}}}))
+	f := w.freezeState()
+	f.ProvenAt = w.now.Add(time.Second)
+	w.must(w.journal().SaveFreeze(t.Context(), f))
+	w.must(w.journal().SaveRound(t.Context(), migration.Round{Number: 3, Final: true, Execution: mine, FinishedAt: w.now.Add(3 * time.Second), Restore: migration.RestorePhase{Seconds: 1.5}}))
+	w.must(w.journal().SaveDocument(t.Context(), journal.VerificationFile, migration.Verification{
+		Verdict: migration.Verified, Checks: []migration.Check{{Name: "documents"}}, StartedAt: w.now.Add(4 * time.Second), Seconds: 0.5,
+	}))
 	w.forget()
 	return w
 }
@@ -135,12 +140,14 @@ func TestFinish(t *testing.T) {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	w.wantLog(
-		"destination UpdateSettings auto_expand_replicas=0-1 gc_deletes=<nil> number_of_replicas=2 refresh_interval=30s on b",
-		"destination UpdateSettings auto_expand_replicas=<nil> gc_deletes=<nil> number_of_replicas=1 refresh_interval=<nil> on a",
 		"put freeze.json handingOver",
 		"destination UpdateSettings blocks.write=<nil> on a",
 		"destination UpdateSettings blocks.write=true on b",
 		"put freeze.json handedOver",
+		"destination UpdateSettings auto_expand_replicas=0-1 number_of_replicas=2 refresh_interval=30s on b",
+		"destination UpdateSettings auto_expand_replicas=<nil> number_of_replicas=1 refresh_interval=<nil> on a",
+		"put freeze.json handedOver",
+		"put cutovers/0001.json",
 		"put report.json",
 	)
 	var r report.Report
@@ -158,7 +165,11 @@ func TestFinish(t *testing.T) {
 	if out, err := runFinish(w); err != nil || out.DowntimeSeconds != 7 {
 		t.Errorf("%+v, %v", out, err)
 	}
-	w.wantLog("put report.json")
+	w.wantLog("put cutovers/0001.json", "put report.json")
+	took, err := cutOvers(t.Context(), w.journal())
+	if err != nil || len(took) != 1 || !took[0].HandedOver || *took[0].Freeze != 1 || *took[0].Restore != 1.5 || *took[0].Move != 3 || *took[0].Verify != 0.5 || *took[0].Finish != 2.5 || *took[0].Total != 7 {
+		t.Errorf("the cut-over took %+v, %v", took, err)
+	}
 }
 
 func TestFinishKilled(t *testing.T) {
@@ -219,7 +230,7 @@ func TestFinishWithoutAFreeze(t *testing.T) {
 	}
 	w := finishable(t)
 	w.answers["destination UpdateSettings"] = []error{unknown("update settings")}
-	if _, err := runFinish(w); !fault.Is(err, fault.OutcomeUnknown) || w.freezeState().State != journal.Frozen {
+	if _, err := runFinish(w); !fault.Is(err, fault.OutcomeUnknown) || w.freezeState().State != journal.HandingOver {
 		t.Errorf("504: %v, %+v", err, w.freezeState())
 	}
 }
@@ -325,12 +336,12 @@ func TestCopyStatesFitTogether(t *testing.T) {
 	decode(encode(map[string]any{
 		"migration": "orders", "round": 3, "final": false, "execution": mine, "root": plan.Root, "startedAt": plan.Since, "ranges": copied,
 	}), &in)
-	out, err := PublishCopy{w.store, func(migration.Repository, migration.Repository) CopyPublisher { return c }, w}.Run(t.Context(), in)
+	out, err := PublishCopy{w.store, func(migration.Repository, migration.Repository) CopyPublisher { return c }, noBlobs, w}.Run(t.Context(), in)
 	want := PublishCopyOutput{Published: true, Copy: migration.CopyPhase{Objects: 8, Bytes: 80, Skipped: 5, Seconds: 3}}
 	if err != nil || out != want || in.Root.Name != "index-3" {
 		t.Errorf("%+v, %v, want %+v", out, err, want)
 	}
-	w.wantLog()
+	w.wantLog("put predictions/0003.json")
 }
 
 func TestCopyAnswers(t *testing.T) {
@@ -343,7 +354,7 @@ func TestCopyAnswers(t *testing.T) {
 	if _, err := (PlanCopy{w.store, func(migration.Repository, migration.Repository) CopyPlanner { return c }, w}).Run(t.Context(), PlanCopyInput{RoundInput: in.RoundInput}); !fault.Is(err, fault.Throttled) {
 		t.Errorf("plan: %v", err)
 	}
-	publish := PublishCopy{w.store, func(migration.Repository, migration.Repository) CopyPublisher { return c }, w}
+	publish := PublishCopy{w.store, func(migration.Repository, migration.Repository) CopyPublisher { return c }, noBlobs, w}
 	if out, err := publish.Run(t.Context(), PublishCopyInput{RoundInput: in.RoundInput}); !fault.Is(err, fault.Throttled) || out.Published {
 		t.Errorf("publish: %+v, %v", out, err)
 	}
@@ -367,7 +378,7 @@ func TestCopyPlannedAgainGrows(t *testing.T) {
 	w := plannedWorld(t)
 	c := &copier{publish: s3copy.PublishResult{Reason: "2 objects are missing"}}
 	planner := PlanCopy{w.store, func(migration.Repository, migration.Repository) CopyPlanner { return c }, w}
-	publisher := PublishCopy{w.store, func(migration.Repository, migration.Repository) CopyPublisher { return c }, w}
+	publisher := PublishCopy{w.store, func(migration.Repository, migration.Repository) CopyPublisher { return c }, noBlobs, w}
 	began := w.now
 	in := PlanCopyInput{RoundInput: round(3, false)}
 	for _, lap := range []struct {

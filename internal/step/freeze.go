@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/journal"
@@ -28,11 +30,13 @@ type FreezeOutput struct {
 	ByReplay bool `json:"byReplay"`
 }
 
-// FreezeDomain is what freezing asks of the source.
+// FreezeDomain is what freezing asks of the source; of the destination it asks for the indices alone.
 type FreezeDomain interface {
 	Indices(context.Context) ([]cluster.Index, error)
 	AddWriteBlock(ctx context.Context, indices ...string) error
-	SequenceNumbers(ctx context.Context, indices ...string) (map[string][]cluster.ShardSequence, error)
+	Refresh(ctx context.Context, indices ...string) error
+	DomainState
+	IndexDeleter
 }
 
 // Freeze stops writes to the planned indices at the source and proves it.
@@ -45,102 +49,152 @@ type Freeze struct {
 // proof is how long the sequence numbers may take to stand still.
 const proof = 30 * time.Second
 
+// ground is what the freeze reads before it stops a single write.
+type ground struct {
+	roundRecords
+	freeze   journal.Freeze
+	found    bool
+	holds    map[string]journal.Hold
+	copies   journal.Copies
+	decision migration.Decision
+	list     []cluster.Index // of the source
+	there    map[string]cluster.Index
+}
+
+func (s Freeze) read(ctx context.Context, in FreezeInput) (g ground, err error) {
+	if in.Migration == "" {
+		_, _, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+		return g, err
+	}
+	j := s.Journal.Migration(in.Migration)
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		g.roundRecords, err = records(groupCtx, s.Journal, RoundInput{Migration: in.Migration, Execution: in.Execution})
+		return err
+	})
+	group.Go(func() (err error) { g.freeze, g.found, err = j.Freeze(groupCtx); return err })
+	group.Go(func() (err error) { g.holds, err = j.Holds(groupCtx); return err })
+	group.Go(func() (err error) { g.copies, err = j.Copies(groupCtx); return err })
+	group.Go(func() error { _, err := j.Document(groupCtx, journal.DecisionFile, &g.decision); return err })
+	if err := group.Wait(); err != nil {
+		return g, err
+	}
+	group, groupCtx = errgroup.WithContext(ctx)
+	group.Go(func() (err error) { g.list, err = s.Domain(g.plan.Spec.Source).Indices(groupCtx); return err })
+	group.Go(func() error {
+		list, err := s.Domain(g.plan.Spec.Destination).Indices(groupCtx)
+		g.there = byName(list)
+		return err
+	})
+	return g, group.Wait()
+}
+
 // Run is the state Freeze. The inverse is in the journal before the first block is set.
 func (s Freeze) Run(ctx context.Context, in FreezeInput) (FreezeOutput, error) {
-	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	g, err := s.read(ctx, in)
 	if err != nil {
 		return FreezeOutput{}, err
 	}
-	domain := s.Domain(p.Spec.Source)
-	f, found, err := j.Freeze(ctx)
-	if err != nil {
-		return FreezeOutput{}, err
-	}
-	if found && f.Execution != p.Execution && f.State != journal.Thawed {
+	j, p, f := g.journal, g.plan, g.freeze
+	source := s.Domain(p.Spec.Source)
+	if g.found && f.Execution != p.Execution && f.State != journal.Thawed {
 		// Its record is the only memory of how the blocks were before; it must not be overwritten.
 		return FreezeOutput{}, fault.Newf(fault.Busy, "freeze the source", p.Spec.Source.Endpoint, "execution %s has stopped writes and not given them back (%s)", f.Execution, f.State)
 	}
-	if !found || f.Execution != in.Execution {
-		if f, err = s.record(ctx, j, domain, p); err != nil {
+	if !g.found || f.Execution != in.Execution {
+		// No pass of the replay runs now, so that what it kept from being deleted can be.
+		if _, err := deleteRemoved(ctx, j, s.Domain(p.Spec.Destination), g.copies, migration.Strategies{}); err != nil {
+			return FreezeOutput{}, err
+		}
+		if f, err = s.record(ctx, g); err != nil {
 			return FreezeOutput{}, err
 		}
 	} else if f.State != journal.Frozen {
 		return FreezeOutput{}, fault.Newf(fault.Superseded, "freeze the source", p.Spec.Source.Endpoint, "this execution's freeze is already over (%s)", f.State)
 	}
-	if err := domain.AddWriteBlock(ctx, p.Names()...); err != nil {
+	if err := source.AddWriteBlock(ctx, p.Names()...); err != nil {
 		return FreezeOutput{}, err
 	}
-	if err := s.prove(ctx, domain, p); err != nil {
+	rounds, replayed := g.strategies.Split(p)
+	candidates := s.candidates(g)
+	var sequences map[string][]cluster.ShardSequence
+	var descriptions map[string]cluster.Description
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) { sequences, err = s.prove(groupCtx, source, p); return err })
+	group.Go(func() (err error) { descriptions, err = source.Describe(groupCtx, candidates...); return err })
+	// The last pass begins with it, and has less to wait for then.
+	if len(replayed) > 0 {
+		group.Go(func() error { return source.Refresh(groupCtx, indexNames(replayed)...) })
+	}
+	if err := group.Wait(); err != nil {
 		return FreezeOutput{}, err
+	}
+	f.Unchanged = nil
+	for _, name := range candidates {
+		if unchangedSince(g.holds[name], sequences[name], descriptions[name]) {
+			f.Unchanged = append(f.Unchanged, name)
+		}
 	}
 	f.ProvenAt = s.Clock.Now()
-	strategies, err := j.Strategies(ctx)
-	if err != nil {
-		return FreezeOutput{}, err
-	}
-	rounds, replayed := strategies.Split(p)
 	out := FreezeOutput{FrozenAt: f.StartedAt, Indices: len(p.Indices), Seconds: seconds(f.StartedAt, f.ProvenAt), ByRounds: len(rounds) > len(f.Unchanged), ByReplay: len(replayed) > 0}
 	return out, j.SaveFreeze(ctx, f)
 }
 
-// record notes how the blocks were before, and refuses to freeze when the source has indices that the plan does not know: they
-// would stay behind.
-func (s Freeze) record(ctx context.Context, j *journal.Journal, domain FreezeDomain, p migration.Plan) (journal.Freeze, error) {
-	list, err := domain.Indices(ctx)
-	if err != nil {
-		return journal.Freeze{}, err
-	}
-	there := byName(list)
-	var changed []string
-	for _, x := range list {
-		taken, _ := p.Spec.Indices.Select(x.Name)
-		_, planned := p.Index(x.Name)
-		leftOut := slices.ContainsFunc(p.LeftOut, func(l migration.LeftOut) bool { return l.Name == x.Name })
-		if taken && x.Open && !planned && !leftOut {
-			changed = append(changed, x.Name+" (new)")
+// candidates are the indices on rounds whose copies are ready for the cut-over, if they hold everything.
+func (s Freeze) candidates(g ground) []string {
+	p := g.byRounds()
+	counting := held(g.holds, g.strategies, p)
+	var names []string
+	for _, x := range p.Indices {
+		if h, ok := counting[x.Name]; ok && h.Ready && g.there[x.Name].Open && intact(h, g.there, x) {
+			names = append(names, x.Name)
 		}
 	}
+	return names
+}
+
+// record notes how the blocks were before, and refuses to freeze when the source's indices are not those of the plan any more: what is
+// new would stay behind. The next execution's first round follows it.
+func (s Freeze) record(ctx context.Context, g ground) (journal.Freeze, error) {
+	p := g.plan
+	if list := changes(p, g.list); len(list) > 0 {
+		words := make([]string, len(list))
+		for i, c := range list {
+			words[i] = c.String()
+		}
+		return journal.Freeze{}, fault.Newf(fault.IndicesChanged, "freeze the source", p.Spec.Source.Endpoint, "since the last round: %s", strings.Join(bounded(words), ", "))
+	}
+	there := byName(g.list)
 	f := journal.Freeze{Execution: p.Execution, State: journal.Frozen, Before: map[string]string{}, StartedAt: s.Clock.Now()}
 	for _, x := range p.Indices {
-		now, ok := there[x.Name]
-		if !ok || !now.Open {
-			changed = append(changed, x.Name+" (gone or closed)")
-			continue
-		}
-		f.Before[x.Name] = now.Settings["index.blocks.write"]
+		f.Before[x.Name] = there[x.Name].Settings["index.blocks.write"]
 	}
-	if len(changed) > 0 {
-		return f, fault.Newf(fault.IndicesChanged, "freeze the source", p.Spec.Source.Endpoint, "since the plan: %s", strings.Join(bounded(changed), ", "))
+	if g.decision.Prediction != nil {
+		f.Prediction = &g.decision.Prediction.Seconds
 	}
-	var d migration.Decision
-	if ok, err := j.Document(ctx, journal.DecisionFile, &d); err != nil {
-		return f, err
-	} else if ok && d.Prediction != nil {
-		f.Prediction = &d.Prediction.Seconds
-	}
-	return f, j.SaveFreeze(ctx, f)
+	return f, g.journal.SaveFreeze(ctx, f)
 }
 
 // prove waits until two readings of every shard agree and all operations are durable: max_seq_no, local and global checkpoint
-// are one number.
-func (s Freeze) prove(ctx context.Context, domain FreezeDomain, p migration.Plan) error {
+// are one number. It returns the last reading.
+func (s Freeze) prove(ctx context.Context, domain DomainState, p migration.Plan) (map[string][]cluster.ShardSequence, error) {
 	deadline := s.Clock.Now().Add(proof)
 	var before map[string][]cluster.ShardSequence
-	for {
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		now, err := domain.SequenceNumbers(ctx, p.Names()...)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		moving := unsettled(p, before, now)
 		if len(moving) == 0 {
-			return nil
+			return now, nil
 		}
 		if s.Clock.Now().After(deadline) {
-			return fault.Newf(fault.FreezeUnproven, "prove that writes have stopped", p.Spec.Source.Endpoint, "after %s still moving: %s", proof, strings.Join(bounded(moving), ", "))
+			return nil, fault.Newf(fault.FreezeUnproven, "prove that writes have stopped", p.Spec.Source.Endpoint, "after %s still moving: %s", proof, strings.Join(bounded(moving), ", "))
 		}
 		before = now
-		if err := s.Clock.Sleep(ctx, 100*time.Millisecond); err != nil {
-			return err
+		if err := s.Clock.Sleep(ctx, pause); err != nil {
+			return nil, err
 		}
 	}
 }

@@ -112,8 +112,8 @@ func TestFreezeOfChangedIndices(t *testing.T) {
 	w.source.add("closed", 1).Open = false
 	delete(w.source.indices, "b")
 	_, err := runFreeze(w)
-	wantFault(t, err, fault.IndicesChanged, "fresh (new)", "b (gone or closed)")
-	if strings.Contains(err.Error(), "kibana") || strings.Contains(err.Error(), "closed (new)") {
+	wantFault(t, err, fault.IndicesChanged, "fresh (created)", "b (removed)")
+	if strings.Contains(err.Error(), "kibana") || strings.Contains(err.Error(), "closed (") {
 		t.Errorf("%v", err)
 	}
 	w.wantLog()
@@ -158,7 +158,11 @@ func TestThawGivesBackWhatWas(t *testing.T) {
 		if err != nil || out.State != journal.Thawed || strings.Join(out.Indices, ",") != "a,b" || !strings.Contains(out.Cause, "the source takes writes again") {
 			t.Fatalf("%s: %+v, %v", name, out, err)
 		}
-		w.wantLog("source UpdateSettings blocks.write=<nil> on a", "source UpdateSettings blocks.write=true on b", "put freeze.json thawed")
+		want := []string{"source UpdateSettings blocks.write=<nil> on a", "source UpdateSettings blocks.write=true on b", "put freeze.json thawed", "put cutovers/0001.json"}
+		if in.Failure == nil {
+			want = append(want, "put tuning.json") // nothing was raised, and nothing may be any more
+		}
+		w.wantLog(want...)
 		if w.source.block("a") != "" || w.source.block("b") != "true" || !w.freezeState().EndedAt.Equal(w.now) {
 			t.Errorf("%s: a %q, b %q, %+v", name, w.source.block("a"), w.source.block("b"), w.freezeState())
 		}
@@ -204,7 +208,7 @@ func TestThawHasNothingToDo(t *testing.T) {
 		"never past preflight": {ThawInput{Execution: others}, nil, journal.Thawed, "never got past preflight"},
 		"never froze":          {ThawInput{Execution: mine}, nil, journal.Thawed, "had not stopped any writes"},
 		"another's freeze":     {ThawInput{Migration: "orders", Execution: mine}, func(w *world) { w.frozen(others, journal.Frozen) }, journal.Thawed, "had not stopped any writes"},
-		"handed over":          {ThawInput{Execution: mine}, func(w *world) { w.frozen(mine, journal.HandedOver) }, journal.HandedOver, "the verified destination takes writes"},
+		"handed over":          {ThawInput{Execution: mine}, func(w *world) { w.frozen(mine, journal.HandedOver); w.settled() }, journal.HandedOver, "the verified destination takes writes"},
 	} {
 		w := plannedWorld(t)
 		if c.world != nil {
@@ -214,8 +218,28 @@ func TestThawHasNothingToDo(t *testing.T) {
 		if err != nil || out.State != c.state || !strings.Contains(out.Cause, c.says) || len(out.Indices) != 0 {
 			t.Errorf("%s: %+v, %v", name, out, err)
 		}
-		w.wantLog()
+		if w.count("") != w.count("put tuning.json") {
+			t.Errorf("%s: %v", name, w.log)
+		}
 	}
+}
+
+// A Finish that died after the hand-over leaves indices without replicas.
+func TestThawSettlesWhatWasHandedOver(t *testing.T) {
+	arrange := func(t *testing.T) *world {
+		w := finishable(t)
+		w.frozen(mine, journal.HandedOver)
+		w.forget()
+		return w
+	}
+	killedEverywhere(t, arrange, func(w *world) error { _, err := runThaw(w); return err }, func(w *world) {
+		if f := w.freezeState(); f.State != journal.HandedOver || f.SettledAt.IsZero() || w.destination.indices["b"].Settings["index.number_of_replicas"] != "2" {
+			w.t.Errorf("%+v, b has %v", f, w.destination.indices["b"].Settings)
+		}
+		if w.source.block("a") != "true" {
+			w.t.Error("the source takes writes beside the destination")
+		}
+	})
 }
 
 func TestThawAnswers(t *testing.T) {

@@ -1,11 +1,15 @@
 package step
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/fault"
@@ -15,18 +19,23 @@ import (
 	"github.com/domainferry/domainferry/internal/verify"
 )
 
-// PlanReplayOutput is a planned pass: its number and its slices, by number. The pass itself is in the journal.
+// PlanReplayOutput is a planned pass: its number and its slices, by number. The pass itself is in the journal. A pass of one slice
+// needs no others to help: it is brought over at once, and Done.
 type PlanReplayOutput struct {
-	Pass       int       `json:"pass"`
-	StartedAt  time.Time `json:"startedAt"`
-	Operations int64     `json:"operations"`
-	Slices     []int     `json:"slices"`
-	Dropped    []string  `json:"dropped"` // indices that went back to rounds, with the reason
+	Pass       int             `json:"pass"`
+	StartedAt  time.Time       `json:"startedAt"`
+	Operations int64           `json:"operations"`
+	Slices     []int           `json:"slices"`
+	Dropped    []string        `json:"dropped"` // indices that went back to rounds, with the reason
+	Done       bool            `json:"done"`    // the pass is over
+	Record     *migration.Pass `json:"record"`  // of a pass that is over
 }
 
-// PassPlanner plans a pass.
+// PassPlanner plans a pass and brings it over.
 type PassPlanner interface {
 	Plan(ctx context.Context, states []replay.State, o replay.PlanOptions) (replay.Pass, error)
+	SliceReplayer
+	DeleteReconciler
 }
 
 // PlanReplayDomain is what planning a pass asks of either domain.
@@ -36,10 +45,13 @@ type PlanReplayDomain interface {
 	PutMapping(ctx context.Context, index string, mapping json.RawMessage) error
 	Open(ctx context.Context, indices ...string) error
 	UpdateSettings(ctx context.Context, settings map[string]any, indices ...string) error
+	Refresh(ctx context.Context, indices ...string) error
+	RecordPassDomain
 }
 
-// PlanReplay opens the copies of the indices on replay, gives them the source's present mapping, and plans the next pass over
-// what has changed.
+// PlanReplay opens the copies of the indices on replay, gives them the source's present mapping, plans the next pass over what has
+// changed, and brings it over when it is small: inside the freeze each further step costs write downtime. What does not work at
+// once is left to the states that follow, with their time and their retries.
 type PlanReplay struct {
 	Journal *journal.Store
 	Domain  func(migration.Endpoint) PlanReplayDomain
@@ -53,12 +65,12 @@ func (s PlanReplay) Run(ctx context.Context, in ReplayInput) (PlanReplayOutput, 
 	if err != nil {
 		return PlanReplayOutput{}, err
 	}
-	strategies, err := j.Strategies(ctx)
-	if err != nil {
-		return PlanReplayOutput{}, err
-	}
-	state, err := readState(ctx, j)
-	if err != nil {
+	var strategies migration.Strategies
+	var state replayState
+	reading, readingCtx := errgroup.WithContext(ctx)
+	reading.Go(func() (err error) { strategies, err = j.Strategies(readingCtx); return err })
+	reading.Go(func() (err error) { state, err = readState(readingCtx, j); return err })
+	if err := reading.Wait(); err != nil {
 		return PlanReplayOutput{}, err
 	}
 	_, indices := strategies.Split(p)
@@ -68,20 +80,14 @@ func (s PlanReplay) Run(ctx context.Context, in ReplayInput) (PlanReplayOutput, 
 			state.forget(name)
 		}
 	}
-	out := PlanReplayOutput{Pass: state.Pass + 1, StartedAt: s.Clock.Now(), Slices: []int{}, Dropped: []string{}}
-	drops, err := s.prepare(ctx, j, p, indices, strategies, &state)
+	in.Pass = state.Pass + 1
+	out := PlanReplayOutput{Pass: in.Pass, StartedAt: s.Clock.Now(), Slices: []int{}, Dropped: []string{}}
+	engine := s.Replay(p.Spec.Source, p.Spec.Destination)
+	pass, drops, err := s.plan(ctx, j, p, in, indices, strategies, engine, &state)
 	if err != nil {
 		return out, err
 	}
-	for _, d := range drops {
-		state.forget(d.Index) // the pass must not have it
-	}
-	pass, err := s.Replay(p.Spec.Source, p.Spec.Destination).Plan(ctx, state.States, replay.PlanOptions{Frozen: in.Final})
-	if err != nil {
-		return out, err
-	}
-	drops = append(drops, pass.Drops...)
-	if err := s.drop(ctx, j, p, in, &state, drops); err != nil {
+	if err := s.drop(ctx, j, in, &state, drops); err != nil {
 		return out, err
 	}
 	for _, d := range drops {
@@ -91,40 +97,199 @@ func (s PlanReplay) Run(ctx context.Context, in ReplayInput) (PlanReplayOutput, 
 		out.Slices = append(out.Slices, x.Number)
 	}
 	out.Operations = pass.Operations
+	if len(pass.Slices) <= 1 {
+		if done, err := s.bring(ctx, j, p, in, &pass, engine, &state, &out); done || err != nil {
+			return out, err
+		}
+	}
+	if state.Pass == in.Pass { // the slices are in
+		out.Slices = []int{}
+		return out, state.save(ctx, j)
+	}
 	if err := j.SaveDocument(ctx, passFile(out.Pass), passPlan{out.Pass, pass}); err != nil {
 		return out, err
 	}
-	return out, j.SaveDocument(ctx, stateFile(), state)
+	return out, state.save(ctx, j)
+}
+
+// plan makes the copies ready and plans the pass. In the freeze, where time is dear, both go on at once if an earlier pass has
+// opened the copies; what the source's clients may have changed since, mappings and aliases, is compared all the same.
+func (s PlanReplay) plan(ctx context.Context, j *journal.Journal, p migration.Plan, in ReplayInput, indices []migration.PlannedIndex, strategies migration.Strategies, engine PassPlanner, state *replayState) (replay.Pass, []replay.Drop, error) {
+	source, destination := s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination)
+	o := replay.PlanOptions{Frozen: in.Final}
+	if !in.Final || !state.ready(indices) {
+		drops, err := s.prepare(ctx, j, source, destination, indices, strategies, state)
+		if err != nil {
+			return replay.Pass{}, nil, err
+		}
+		state.Sealed = false
+		for _, d := range drops {
+			state.forget(d.Index) // the pass must not have it
+		}
+		pass, err := engine.Plan(ctx, state.States, o)
+		if err != nil {
+			return pass, nil, err
+		}
+		// Only now: every document of the pass is older than these mappings. One that needs a newer mapping would be mapped by guess.
+		refused, err := agreeMappings(ctx, source, destination, state.names())
+		if err != nil || len(refused) == 0 {
+			return pass, append(drops, pass.Drops...), err
+		}
+		for _, d := range refused {
+			state.forget(d.Index)
+		}
+		drops = append(drops, refused...)
+		pass, err = engine.Plan(ctx, state.States, o)
+		return pass, append(drops, pass.Drops...), err
+	}
+	var drops []replay.Drop
+	var pass replay.Pass
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		drops, err = agreeMappings(groupCtx, source, destination, state.names())
+		return err
+	})
+	group.Go(func() error { return agreeAliases(groupCtx, source, destination, state.names()) })
+	group.Go(func() (err error) { pass, err = engine.Plan(groupCtx, state.States, o); return err })
+	err := group.Wait()
+	return pass, append(drops, pass.Drops...), err
+}
+
+// bring brings a pass of one slice over, with its deletions and its record. What does not succeed at once (done is false) is where the
+// states of large passes find it.
+func (s PlanReplay) bring(ctx context.Context, j *journal.Journal, p migration.Plan, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, err error) {
+	if in.Final && pass.Operations <= smallDelta && state.ready(nil) {
+		done, err = s.bringLast(ctx, j, p, in, pass, engine, state, out)
+	} else {
+		done, err = s.bringWarm(ctx, j, p, in, pass, engine, state, out)
+	}
+	if err != nil || !done {
+		return false, later(ctx, err)
+	}
+	record := state.record(in, out.StartedAt, s.Clock.Now())
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return state.save(groupCtx, j) })
+	group.Go(func() error { return j.SavePass(groupCtx, record) })
+	if err := group.Wait(); err != nil {
+		return false, later(ctx, err)
+	}
+	out.Done, out.Record = true, &record
+	return true, nil
+}
+
+func (s PlanReplay) bringWarm(ctx context.Context, j *journal.Journal, p migration.Plan, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, err error) {
+	results, done, err := s.slices(ctx, j, in, *pass, engine, out)
+	if err != nil || !done {
+		return false, err
+	}
+	if err := state.advance(ctx, j, engine, in, *pass, results); err != nil {
+		return false, err
+	}
+	if done, err := state.reconcile(ctx, j, engine, p, in); err != nil || !done {
+		return false, err
+	}
+	if in.Final && len(state.States) > 0 {
+		return true, state.seal(ctx, j, s.Domain(p.Spec.Destination))
+	}
+	return true, nil
+}
+
+// smallDelta is the most operations of a last pass whose deletions are looked for while they are written.
+const smallDelta = 1_000
+
+// bringLast does in the freeze at once what warm passes do one after the other. Nothing changes at the source any more, so the documents
+// that the copies had before the pass and the source does not have now are all deletions there are. Without the pass, its updates look
+// like deletions too, until their ids are found at the source: a few ids more to read, against a refresh and a turn less to wait for.
+func (s PlanReplay) bringLast(ctx context.Context, j *journal.Journal, p migration.Plan, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, err error) {
+	destination, names := s.Domain(p.Spec.Destination), state.names()
+	deadline, _ := ctx.Deadline()
+	var results []replay.SliceResult
+	var found replay.DeleteResult
+	var sliceErr, deleteErr, sealErr error
+	state.Sealed = true
+	var work sync.WaitGroup
+	work.Go(func() { results, done, sliceErr = s.slices(ctx, j, in, *pass, engine, out) })
+	work.Go(func() {
+		found, deleteErr = engine.ReconcileDeletes(ctx, pass.States, replay.Shards(pass.States), deadline)
+	})
+	work.Go(func() { sealErr = state.save(ctx, j) })
+	work.Wait()
+	pass.States = replay.AccountDeletes(pass.States, found)
+	switch {
+	case sealErr != nil:
+		return false, sealErr
+	case sliceErr != nil || !done:
+		return false, sliceErr
+	case found.Missing > 0:
+		return false, state.foreign(ctx, j, p, in, found)
+	}
+	var advanceErr, refreshErr error
+	if deleteErr == nil && found.Done && len(names) > 0 {
+		work.Go(func() { sealErr = destination.AddWriteBlock(ctx, names...) })
+		// The verification counts what is visible; it begins with a refresh that finds nothing to do.
+		work.Go(func() { refreshErr = destination.Refresh(ctx, names...) })
+	}
+	work.Go(func() { advanceErr = state.advance(ctx, j, engine, in, *pass, results) })
+	work.Wait()
+	if advanceErr != nil {
+		return false, advanceErr
+	}
+	state.Deleted = found.SharedDeleted + found.ReplayedDeleted
+	if deleteErr != nil || !found.Done {
+		return false, deleteErr
+	}
+	state.Reconciled, state.Rest = in.Pass, nil
+	return true, cmp.Or(sealErr, refreshErr)
+}
+
+// slices replays the slices of a pass, as far as one call takes them.
+func (s PlanReplay) slices(ctx context.Context, j *journal.Journal, in ReplayInput, pass replay.Pass, engine PassPlanner, out *PlanReplayOutput) (results []replay.SliceResult, done bool, err error) {
+	deadline, _ := ctx.Deadline()
+	for _, x := range pass.Slices {
+		r, err := engine.Slice(ctx, x, deadline)
+		if err != nil || !r.Done {
+			// The state Replay goes on with what is left.
+			if saved := j.SaveDocument(ctx, resultFile(in.Pass, x.Number, 0), sliceCall{out.StartedAt, x.Parts, r}); saved != nil && err == nil {
+				err = saved
+			}
+			return nil, false, err
+		}
+		results = append(results, r)
+	}
+	return results, true, nil
+}
+
+// later is nil for an error that the states of large passes get over: by asking again, or by meeting it again.
+func later(ctx context.Context, err error) error {
+	if fault.Retryable(err) && ctx.Err() == nil {
+		return nil
+	}
+	return err
 }
 
 // drop puts indices back on rounds. Inside the freeze there is no round left that could bring them up to date.
-func (s PlanReplay) drop(ctx context.Context, j *journal.Journal, p migration.Plan, in ReplayInput, state *replayState, drops []replay.Drop) error {
+func (s PlanReplay) drop(ctx context.Context, j *journal.Journal, in ReplayInput, state *replayState, drops []replay.Drop) error {
 	if err := dropped(ctx, j, state, drops); err != nil {
 		return err
 	}
 	if in.Final && len(drops) > 0 {
-		return fault.Newf(fault.IndicesChanged, "replay index "+drops[0].Index, p.Spec.Destination.Endpoint, "%s", drops[0].Reason)
+		return lastDrop(drops[0])
 	}
 	return nil
 }
 
 // prepare makes the copies ready to be written to and finds those that cannot be.
-func (s PlanReplay) prepare(ctx context.Context, j *journal.Journal, p migration.Plan, indices []migration.PlannedIndex, strategies migration.Strategies, state *replayState) ([]replay.Drop, error) {
-	source, destination := s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination)
-	here, err := source.Indices(ctx)
-	if err != nil {
-		return nil, err
-	}
-	there, err := destination.Indices(ctx)
-	if err != nil {
+func (s PlanReplay) prepare(ctx context.Context, j *journal.Journal, source, destination PlanReplayDomain, indices []migration.PlannedIndex, strategies migration.Strategies, state *replayState) ([]replay.Drop, error) {
+	var here, there []cluster.Index
+	var mappings map[string]json.RawMessage
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) { here, err = source.Indices(groupCtx); return err })
+	group.Go(func() (err error) { there, err = destination.Indices(groupCtx); return err })
+	group.Go(func() (err error) { mappings, err = source.Mappings(groupCtx, indexNames(indices)...); return err })
+	if err := group.Wait(); err != nil {
 		return nil, err
 	}
 	at, copies := byName(here), byName(there)
-	names := indexNames(indices)
-	mappings, err := source.Mappings(ctx, names...)
-	if err != nil {
-		return nil, err
-	}
 	var drops []replay.Drop
 	var closed []string
 	for _, x := range indices {
@@ -156,8 +321,11 @@ func (s PlanReplay) prepare(ctx context.Context, j *journal.Journal, p migration
 			}
 		}
 	}
-	refused, err := s.mappings(ctx, destination, state.States, mappings)
-	return append(drops, refused...), err
+	// The source may be between two states, an alias of a restored index not yet moved: the last pass looks again, and insists.
+	if err := agreeAliases(ctx, source, destination, state.names()); err != nil && !fault.Is(err, fault.RequestRefused) {
+		return nil, err
+	}
+	return drops, nil
 }
 
 // base makes the state of an index that is new on replay from the checkpoints of its base round.
@@ -176,7 +344,9 @@ func (s PlanReplay) base(ctx context.Context, j *journal.Journal, index cluster.
 	if ok, reason := replay.Eligible(index, mapping, found && len(checkpoints) > 0); !ok {
 		return replay.State{}, &replay.Drop{Index: name, Reason: reason}, nil
 	}
-	return replay.NewState(name, index.UUID, checkpoints), nil, nil
+	// The index of that moment: a restore, a shrink or another index of the name since is found by its first pass.
+	then := c.Identities[name]
+	return replay.NewState(name, cmp.Or(then.UUID, index.UUID), checkpoints, then.Histories), nil, nil
 }
 
 // differs reports whether a copy does not have the settings yet; null means unset.
@@ -190,24 +360,22 @@ func differs(has map[string]string, want map[string]any) bool {
 	return false
 }
 
-// mappings gives the copies the source's present mappings before documents come that need them. A mapping that the newer engine
+// agreeMappings gives the copies the source's present mappings before documents come that need them. A mapping that the newer engine
 // refuses makes the index go back to rounds.
-func (s PlanReplay) mappings(ctx context.Context, destination PlanReplayDomain, states []replay.State, mappings map[string]json.RawMessage) ([]replay.Drop, error) {
-	names := make([]string, len(states))
-	for i, x := range states {
-		names[i] = x.Index
-	}
-	slices.Sort(names)
-	there, err := destination.Mappings(ctx, names...)
-	if err != nil {
+func agreeMappings(ctx context.Context, source, destination PlanReplayDomain, names []string) ([]replay.Drop, error) {
+	var here, there map[string]json.RawMessage
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) { here, err = source.Mappings(groupCtx, names...); return err })
+	group.Go(func() (err error) { there, err = destination.Mappings(groupCtx, names...); return err })
+	if err := group.Wait(); err != nil {
 		return nil, err
 	}
 	var drops []replay.Drop
-	for _, name := range names {
-		if verify.SameJSON(mappings[name], there[name]) {
+	for _, name := range slices.Sorted(slices.Values(names)) {
+		if verify.SameJSON(here[name], there[name]) {
 			continue
 		}
-		err := destination.PutMapping(ctx, name, mappings[name])
+		err := destination.PutMapping(ctx, name, here[name])
 		switch {
 		case fault.Is(err, fault.RequestRefused):
 			drops = append(drops, replay.Drop{Index: name, Reason: "the destination refuses the source's mapping: " + strings.TrimSpace(err.Error())})

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/journal"
@@ -59,10 +61,11 @@ type PollStatus struct {
 
 // Run is the states PollSnapshot and PollRestore.
 func (s PollStatus) Run(ctx context.Context, in PollStatusInput) (PollStatusOutput, error) {
-	j, p, err := snapshotPlan(ctx, s.Journal, in.RoundInput)
+	r, err := records(ctx, s.Journal, in.RoundInput)
 	if err != nil {
 		return PollStatusOutput{}, err
 	}
+	j, p := r.journal, r.inSnapshot()
 	var once func() (PollStatusOutput, error)
 	switch in.What {
 	case pollSnapshot:
@@ -75,7 +78,7 @@ func (s PollStatus) Run(ctx context.Context, in PollStatusInput) (PollStatusOutp
 		return PollStatusOutput{}, fault.Newf(fault.InvalidInput, "poll", "$.what", `must be "snapshot" or "restore", is %q`, in.What)
 	}
 	deadline := s.Clock.Now().Add(longPoll)
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
+	for pause := 20 * time.Millisecond; ; pause = min(pause*5/4, 200*time.Millisecond) {
 		out, err := once()
 		out.What, out.Round = in.What, in.Round
 		if err != nil || out.Done || out.StartAgain {
@@ -106,6 +109,9 @@ func (s PollStatus) snapshot(ctx context.Context, j *journal.Journal, domain Pol
 	default:
 		return PollStatusOutput{}, snapshotFault(got, p)
 	}
+	if in.Final && got.State == cluster.SnapshotInProgress {
+		return PollStatusOutput{}, nil // nobody watches the progress of a second
+	}
 	progress, _, err := domain.SnapshotProgress(ctx, repository, name)
 	if err != nil {
 		return PollStatusOutput{}, err
@@ -121,6 +127,12 @@ func (s PollStatus) snapshot(ctx context.Context, j *journal.Journal, domain Pol
 	out.Snapshot = &migration.SnapshotPhase{
 		Name: got.Name, UUID: got.UUID, Shards: got.Shards.Total, Files: progress.IncrementalFiles, Bytes: progress.IncrementalBytes,
 		TotalBytes: progress.TotalBytes, Seconds: seconds(got.StartTime, got.EndTime),
+	}
+	if in.Final {
+		return out, nil // decisions are made of warm rounds
+	}
+	if out.Snapshot.Nodes, out.Snapshot.Slowest, err = snapshotShares(ctx, domain, p, progress); err != nil {
+		return out, err
 	}
 	measures := map[string]migration.Measure{}
 	for index, x := range progress.Indices {
@@ -158,12 +170,12 @@ func percent(part, whole int64) float64 {
 // restore's own record in the cluster state proves nothing: it vanishes for failed shards too.
 func (s PollStatus) restore(ctx context.Context, j *journal.Journal, domain PollStatusDomain, p migration.Plan, in PollStatusInput) (PollStatusOutput, error) {
 	name := migration.SnapshotName(in.Migration, in.Round)
-	recoveries, err := domain.Recoveries(ctx, p.Names()...)
-	if err != nil {
-		return PollStatusOutput{}, err
-	}
-	shards, err := domain.Shards(ctx, p.Names()...)
-	if err != nil {
+	var recoveries []cluster.ShardRecovery
+	var shards []cluster.Shard
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) { recoveries, err = domain.Recoveries(groupCtx, p.Names()...); return err })
+	group.Go(func() (err error) { shards, err = domain.Shards(groupCtx, p.Names()...); return err })
+	if err := group.Wait(); err != nil {
 		return PollStatusOutput{}, err
 	}
 	var out PollStatusOutput
@@ -190,6 +202,7 @@ func (s PollStatus) restore(ctx context.Context, j *journal.Journal, domain Poll
 	phase := migration.RestorePhase{Indices: len(p.Indices)}
 	recovered, seen := map[string]int{}, map[shard]bool{}
 	var first, last time.Time
+	var work shares
 	done := func(r cluster.ShardRecovery) {
 		if id := (shard{r.Index, r.Shard}); r.Stage == "DONE" && !seen[id] {
 			seen[id] = true
@@ -214,6 +227,7 @@ func (s PollStatus) restore(ctx context.Context, j *journal.Journal, domain Poll
 		if r.StopTime.After(last) {
 			last = r.StopTime
 		}
+		work.add(r.Node, r.Index, r.Shard, r.RecoveredBytes, r.StartTime, r.StopTime)
 		done(r)
 	}
 	out.Bytes, out.Percent = phase.RecoveredBytes, percent(phase.RecoveredBytes, out.TotalBytes)
@@ -227,7 +241,11 @@ func (s PollStatus) restore(ctx context.Context, j *journal.Journal, domain Poll
 	if phase.Seconds = seconds(in.StartedAt, s.Clock.Now()); !first.IsZero() && last.After(first) {
 		phase.Seconds = min(phase.Seconds, seconds(first, last))
 	}
+	phase.Nodes, phase.Slowest = work.nodes(), work.slowest()
 	out.Done, out.Percent, out.Restore = true, 100, &phase
+	if in.Final {
+		return out, nil
+	}
 	return out, saveRestored(ctx, j, in.Round, name, recoveries)
 }
 

@@ -224,7 +224,7 @@ func (s Preflight) selectIndices(ctx context.Context, source PreflightDomain, to
 	for _, x := range list {
 		taken, reason := p.Spec.Indices.Select(x.Name)
 		if taken && !x.Open {
-			taken, reason = false, "closed at the source; open it to move it"
+			taken, reason = false, migration.ClosedAtSource
 		}
 		if stream, ok := backing[x.Name]; ok && taken {
 			taken, reason = false, fmt.Sprintf("backing index of data stream %q; data streams are not moved by this version", stream)
@@ -239,14 +239,13 @@ func (s Preflight) selectIndices(ctx context.Context, source PreflightDomain, to
 		if x.Health == "red" {
 			found.other = append(found.other, fault.Newf(fault.SnapshotFailed, "take index "+x.Name, p.Spec.Source.Endpoint, "it is red; a snapshot of it would be partial"))
 		}
-		distribution, major, minor, patch, err := cluster.DecodeCreatedVersion(x.CreatedVersion)
-		if err != nil {
-			return fault.New(fault.Unclassified, "read the version that created index "+x.Name, p.Spec.Source.Endpoint, err)
+		q, err := planIndex(x, p.Spec, to, p.Spec.Source.Endpoint)
+		if fault.Is(err, fault.Incompatible) {
+			found.incompatible = append(found.incompatible, "index "+x.Name+": "+errors.Unwrap(err).Error())
+		} else if err != nil {
+			return err
 		}
-		if why := migration.RefuseIndex(migration.Engine{Distribution: distribution, Major: major, Minor: minor, Patch: patch}, to); why != "" {
-			found.incompatible = append(found.incompatible, "index "+x.Name+": "+why)
-		}
-		p.Indices = append(p.Indices, planned(x, p.Spec))
+		p.Indices = append(p.Indices, q)
 	}
 	if len(p.Indices) == 0 && len(found.input) == 0 {
 		found.input = append(found.input, migration.Problem{Path: "$.indices", Text: "selects no index that can be moved"})

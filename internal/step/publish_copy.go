@@ -2,10 +2,14 @@ package step
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/repository"
 	"github.com/domainferry/domainferry/internal/s3copy"
 )
 
@@ -31,16 +35,18 @@ type CopyPublisher interface {
 	Publish(ctx context.Context, from, to s3copy.Location, root s3copy.Root, want s3copy.Want) (s3copy.PublishResult, error)
 }
 
-// PublishCopy lists both sides again and, when nothing is missing, copies the root document last.
+// PublishCopy lists both sides again and, when nothing is missing, copies the root document last. It then predicts from the copy's file
+// lists what the restore will move.
 type PublishCopy struct {
 	Journal *journal.Store
 	Copier  func(source, destination migration.Repository) CopyPublisher
+	Blobs   func(migration.Repository) repository.BlobReader
 	Clock   Clock
 }
 
 // Run is the state PublishCopy.
 func (s PublishCopy) Run(ctx context.Context, in PublishCopyInput) (PublishCopyOutput, error) {
-	_, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
 	if err != nil {
 		return PublishCopyOutput{}, err
 	}
@@ -58,5 +64,78 @@ func (s PublishCopy) Run(ctx context.Context, in PublishCopyInput) (PublishCopyO
 		out.Copy.Bytes += c.Bytes
 		out.Copy.Skipped += c.Skipped
 	}
-	return out, nil
+	// Inside the freeze nobody waits for a prediction.
+	if !out.Published || in.Final {
+		return out, nil
+	}
+	return out, j.SavePrediction(ctx, in.Round, s.predict(ctx, in))
+}
+
+// predicting is how long reading file lists may take: some hundred thousand at 64 a time.
+const predicting = 60 * time.Second
+
+// predict says what the restore will move of each index. It fails no round: what cannot be read is unknown.
+func (s PublishCopy) predict(ctx context.Context, in PublishCopyInput) journal.RestorePrediction {
+	ctx, cancel := context.WithTimeout(ctx, predicting)
+	defer cancel()
+	out := journal.RestorePrediction{Indices: map[string]int64{}}
+	unknown := func(err error) { out.Unknown = strings.TrimSpace(out.Unknown + " " + err.Error()) }
+	r, err := records(ctx, s.Journal, in.RoundInput)
+	if err != nil {
+		unknown(err)
+		return out
+	}
+	bases, err := s.bases(ctx, r)
+	if err != nil {
+		unknown(err)
+		return out
+	}
+	reader := s.Blobs(r.plan.Spec.Destination.Repository)
+	content, err := reader.Get(ctx, in.Root.Name)
+	if err != nil {
+		unknown(err)
+		return out
+	}
+	root, err := repository.DecodeRoot(content)
+	if err != nil {
+		unknown(err)
+		return out
+	}
+	next := migration.SnapshotName(in.Migration, in.Round)
+	for _, previous := range slices.Sorted(maps.Keys(bases)) {
+		shards, err := repository.PredictRestore(ctx, reader, root, previous, next, bases[previous])
+		if err != nil {
+			unknown(err)
+			continue
+		}
+		for index, list := range shards {
+			for _, x := range list {
+				out.Indices[index] += x.Recovered
+			}
+		}
+	}
+	return out
+}
+
+// bases are the round's indices by the snapshot that their copies hold; "" is none, so that everything will move.
+func (s PublishCopy) bases(ctx context.Context, r roundRecords) (map[string][]string, error) {
+	holds, err := r.journal.Holds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	copies, err := r.journal.Copies(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := r.inSnapshot()
+	counting := held(holds, r.strategies, p)
+	bases := map[string][]string{}
+	for _, name := range p.Names() {
+		h := counting[name]
+		if now := r.checkpoints.Identities[name]; copies.CannotClose || h.UUID != now.UUID {
+			h = journal.Hold{} // the copy is deleted before the restore; or another index, of whose files the copy has none
+		}
+		bases[h.Snapshot] = append(bases[h.Snapshot], name)
+	}
+	return bases, nil
 }

@@ -2,12 +2,8 @@ package step
 
 import (
 	"context"
-	"fmt"
-	"slices"
-	"strings"
 	"time"
 
-	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/migration"
 	"github.com/domainferry/domainferry/internal/replay"
@@ -48,79 +44,44 @@ func (s ReconcileDeletes) Run(ctx context.Context, in ReconcileDeletesInput) (Re
 		return ReconcileDeletesOutput{}, err
 	}
 	engine := s.Replay(p.Spec.Source, p.Spec.Destination)
+	// What the slices did is taken into the states once, and in the journal before anything rests on it.
 	if state.Pass < in.Pass {
-		if err := s.advance(ctx, j, engine, p, in, &state); err != nil {
+		pass, results, err := slicesOf(ctx, j, in)
+		if err != nil {
+			return ReconcileDeletesOutput{}, err
+		}
+		if err := state.advance(ctx, j, engine, in.ReplayInput, pass, results); err != nil {
+			return ReconcileDeletesOutput{}, err
+		}
+		if err := state.save(ctx, j); err != nil {
 			return ReconcileDeletesOutput{}, err
 		}
 	}
-	if state.Reconciled >= in.Pass || len(state.Rest) == 0 {
-		state.Reconciled = in.Pass
-		return ReconcileDeletesOutput{Done: true, Deleted: state.Deleted}, j.SaveDocument(ctx, stateFile(), state)
+	done, err := state.reconcile(ctx, j, engine, p, in.ReplayInput)
+	saved := state.save(ctx, j)
+	if err == nil {
+		err = saved
 	}
-	deadline, _ := ctx.Deadline()
-	r, err := engine.ReconcileDeletes(ctx, state.States, state.Rest, deadline)
-	state.States = replay.AccountDeletes(state.States, r)
-	state.Deleted += r.SharedDeleted + r.ReplayedDeleted
 	if err != nil {
-		// The deletions that were made are in the accounts; the error is what the caller acts on.
-		_ = j.SaveDocument(ctx, stateFile(), state)
 		return ReconcileDeletesOutput{}, err
 	}
-	if r.Missing > 0 {
-		if err := s.foreign(ctx, j, p, in, &state, r); err != nil {
-			return ReconcileDeletesOutput{}, err
-		}
-	}
-	state.Rest = slices.DeleteFunc(r.Rest, func(ref replay.ShardRef) bool { _, known := state.state(ref.Index); return !known })
-	r.Done = r.Done || len(state.Rest) == 0
-	if r.Done {
-		state.Reconciled, state.Rest = in.Pass, nil
-	}
-	return ReconcileDeletesOutput{Done: r.Done, Deleted: state.Deleted}, j.SaveDocument(ctx, stateFile(), state)
+	return ReconcileDeletesOutput{Done: done, Deleted: state.Deleted}, nil
 }
 
-// advance takes what the slices did into the states, once.
-func (s ReconcileDeletes) advance(ctx context.Context, j *journal.Journal, engine DeleteReconciler, p migration.Plan, in ReconcileDeletesInput, state *replayState) error {
+func slicesOf(ctx context.Context, j *journal.Journal, in ReconcileDeletesInput) (replay.Pass, []replay.SliceResult, error) {
 	pass, err := readPass(ctx, j, in.ReplayInput)
 	if err != nil {
-		return err
+		return pass, nil, err
 	}
 	var results []replay.SliceResult
-	var drops []replay.Drop
 	for _, slice := range in.Slices {
 		for call := range slice.Call {
-			var r replay.SliceResult
-			if _, err := j.Document(ctx, resultFile(in.Pass, slice.Slice, call), &r); err != nil {
-				return err
+			var c sliceCall
+			if _, err := j.Document(ctx, resultFile(in.Pass, slice.Slice, call), &c); err != nil {
+				return pass, nil, err
 			}
-			results = append(results, r)
-			drops = append(drops, r.Drops...)
+			results = append(results, c.SliceResult)
 		}
 	}
-	if state.States, err = engine.Advance(ctx, pass, results); err != nil {
-		return err
-	}
-	if err := dropped(ctx, j, state, drops); err != nil {
-		return err
-	}
-	if in.Final && len(drops) > 0 {
-		return fault.Newf(fault.IndicesChanged, "replay index "+drops[0].Index, p.Spec.Destination.Endpoint, "%s: %s", drops[0].Reason, strings.Join(drops[0].IDs, ", "))
-	}
-	state.Pass, state.Deleted, state.Rest = in.Pass, 0, replay.Shards(state.States)
-	return j.SaveDocument(ctx, stateFile(), *state)
-}
-
-// foreign drops indices to which somebody else wrote at the destination.
-func (s ReconcileDeletes) foreign(ctx context.Context, j *journal.Journal, p migration.Plan, in ReconcileDeletesInput, state *replayState, r replay.DeleteResult) error {
-	var drops []replay.Drop
-	for _, index := range r.MissingIn {
-		drops = append(drops, replay.Drop{Index: index, Reason: fmt.Sprintf("documents are missing at the destination (%d in all): somebody else wrote there", r.Missing)})
-	}
-	if err := dropped(ctx, j, state, drops); err != nil {
-		return err
-	}
-	if in.Final {
-		return fault.Newf(fault.VerificationFailed, "replay "+strings.Join(r.MissingIn, ", "), p.Spec.Destination.Endpoint, "%d documents are at the source and not at the destination", r.Missing)
-	}
-	return nil
+	return pass, results, nil
 }

@@ -7,17 +7,18 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/verify"
 )
 
-// RecordPassInput is a pass that is over.
+// RecordPassInput is a pass that is over; what it brought is in the journal.
 type RecordPassInput struct {
 	ReplayInput
-	StartedAt time.Time     `json:"startedAt"`
-	Slices    []ReplaySlice `json:"slices"`
-	Deleted   int64         `json:"deleted"`
+	StartedAt time.Time `json:"startedAt"`
 }
 
 // RecordPassDomain is what ending the last pass asks of a domain.
@@ -41,35 +42,39 @@ func (s RecordPass) Run(ctx context.Context, in RecordPassInput) (migration.Pass
 	if err != nil {
 		return migration.Pass{}, err
 	}
-	strategies, err := j.Strategies(ctx)
+	state, err := readState(ctx, j)
 	if err != nil {
 		return migration.Pass{}, err
 	}
-	if _, indices := strategies.Split(p); in.Final && len(indices) > 0 {
-		if err := s.seal(ctx, p, indexNames(indices)); err != nil {
+	if names := state.names(); in.Final && len(names) > 0 {
+		destination := s.Domain(p.Spec.Destination)
+		if err := state.seal(ctx, j, destination); err != nil {
+			return migration.Pass{}, err
+		}
+		if err := agreeAliases(ctx, s.Domain(p.Spec.Source), destination, names); err != nil {
 			return migration.Pass{}, err
 		}
 	}
-	r := migration.Pass{Number: in.Pass, Final: in.Final, Execution: in.Execution, StartedAt: in.StartedAt, FinishedAt: s.Clock.Now(), Deleted: in.Deleted}
-	for _, x := range in.Slices {
-		r.Documents += x.Documents
-		r.Bytes += x.Bytes
-	}
-	r.Seconds = seconds(r.StartedAt, r.FinishedAt)
+	r := state.record(in.ReplayInput, in.StartedAt, s.Clock.Now())
 	return r, j.SavePass(ctx, r)
 }
 
-func (s RecordPass) seal(ctx context.Context, p migration.Plan, names []string) error {
-	destination := s.Domain(p.Spec.Destination)
-	if err := destination.AddWriteBlock(ctx, names...); err != nil {
+// seal blocks the copies, so that what is verified next is what is handed over.
+func (s *replayState) seal(ctx context.Context, j *journal.Journal, destination RecordPassDomain) error {
+	s.Sealed = true
+	if err := s.save(ctx, j); err != nil {
 		return err
 	}
-	want, err := s.Domain(p.Spec.Source).Aliases(ctx, names...)
-	if err != nil {
-		return err
-	}
-	has, err := destination.Aliases(ctx, names...)
-	if err != nil {
+	return destination.AddWriteBlock(ctx, s.names()...)
+}
+
+// agreeAliases gives the copies the source's aliases.
+func agreeAliases(ctx context.Context, source, destination AliasDomain, names []string) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	var want, has map[string]map[string]json.RawMessage
+	group.Go(func() (err error) { want, err = source.Aliases(groupCtx, names...); return err })
+	group.Go(func() (err error) { has, err = destination.Aliases(groupCtx, names...); return err })
+	if err := group.Wait(); err != nil {
 		return err
 	}
 	var actions []cluster.AliasAction
@@ -80,7 +85,9 @@ func (s RecordPass) seal(ctx context.Context, p migration.Plan, names []string) 
 			}
 		}
 		for _, alias := range slices.Sorted(maps.Keys(want[index])) {
-			actions = append(actions, cluster.AliasAction{Index: index, Alias: alias, Definition: want[index][alias]})
+			if now, there := has[index][alias]; !there || !verify.SameJSON(now, want[index][alias]) {
+				actions = append(actions, cluster.AliasAction{Index: index, Alias: alias, Definition: want[index][alias]})
+			}
 		}
 	}
 	if len(actions) == 0 {

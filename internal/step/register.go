@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"maps"
 
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/fault"
@@ -24,35 +25,40 @@ type RegisterOutput struct {
 
 // RegisterDomain is what register asks of a domain.
 type RegisterDomain interface {
+	TuningDomain
 	Repository(ctx context.Context, name string) (cluster.Repository, bool, error)
 	PutRepository(ctx context.Context, name string, r cluster.Repository) error
 }
 
-// Register registers the snapshot repository on both domains, read-only at the destination.
+// Register registers the snapshot repository on both domains, read-only at the destination, and raises what slows its restores.
 type Register struct {
 	Journal *journal.Store
 	Domain  func(migration.Endpoint) RegisterDomain
+	Clock   Clock
 }
 
 // Run is the state Register.
 func (s Register) Run(ctx context.Context, in RegisterInput) (RegisterOutput, error) {
-	_, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	started := s.Clock.Now()
+	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
 	if err != nil {
 		return RegisterOutput{}, err
 	}
 	out := RegisterOutput{Repository: p.Spec.RepositoryName()}
-	if out.Source, err = s.register(ctx, p.Spec.Source, out.Repository, false); err != nil {
+	if out.Source, err = s.register(ctx, p.Spec.Source, out.Repository, repositoryRates(p.Engines.Source, false), false); err != nil {
 		return out, err
 	}
-	out.Destination, err = s.register(ctx, p.Spec.Destination, out.Repository, true)
-	return out, err
+	if out.Destination, err = s.register(ctx, p.Spec.Destination, out.Repository, repositoryRates(p.Engines.Destination, true), true); err != nil {
+		return out, err
+	}
+	return out, tuner{j, func(e migration.Endpoint) TuningDomain { return s.Domain(e) }, s.Clock}.raise(ctx, p, started)
 }
 
 // anyRegion is the endpoint that reaches buckets of every Region; Amazon documents it for buckets in us-east-1 and in another
 // Region than the domain's (snapshots.md 3.4).
 const anyRegion = "s3.amazonaws.com"
 
-func (s Register) register(ctx context.Context, e migration.Endpoint, name string, readonly bool) (string, error) {
+func (s Register) register(ctx context.Context, e migration.Endpoint, name string, rates map[string]string, readonly bool) (string, error) {
 	domain := s.Domain(e)
 	want := map[string]string{"bucket": e.Repository.Bucket, "role_arn": e.Repository.RoleARN}
 	if e.Repository.BasePath != "" {
@@ -74,6 +80,7 @@ func (s Register) register(ctx context.Context, e migration.Endpoint, name strin
 			existing.Settings["bucket"], existing.Settings["base_path"], existing.Settings["readonly"]).
 			WithHint("Choose another migration name, or delete that repository's registration (DELETE _snapshot/%s; its objects stay) if nothing uses it.", name)
 	}
+	maps.Copy(want, rates)
 	want["region"] = e.Repository.Region
 	err = domain.PutRepository(ctx, name, cluster.Repository{Type: "s3", Settings: want})
 	if err == nil || fault.Retryable(err) || fault.Is(err, fault.AccessDenied) {
@@ -91,7 +98,7 @@ func (s Register) register(ctx context.Context, e migration.Endpoint, name strin
 }
 
 // same compares what identifies a repository. Where it was reached, by region or by endpoint, is the domain's business, and
-// rates may have been tuned by the operator.
+// rates that it was registered with stay: they may be the operator's.
 func same(r cluster.Repository, want map[string]string, region string) bool {
 	if r.Type != "s3" {
 		return false

@@ -9,6 +9,10 @@ import (
 	"github.com/domainferry/domainferry/internal/fault"
 )
 
+// raising is what Register does after the repositories.
+var raising = []string{"put tuning.json", "destination PutClusterSetting max_bytes_per_sec=500mb",
+	"destination PutClusterSetting node_initial_primaries_recoveries=16", "put tuning.json"}
+
 func runRegister(w *world) (RegisterOutput, error) {
 	return register(w).Run(w.t.Context(), RegisterInput{Migration: "orders", Execution: mine})
 }
@@ -19,9 +23,9 @@ func TestRegister(t *testing.T) {
 	if err != nil || out != (RegisterOutput{"orders", "registered", "registered"}) {
 		t.Fatalf("%+v, %v", out, err)
 	}
-	w.wantLog("source PutRepository orders by region", "destination PutRepository orders by region")
+	w.wantLog(append([]string{"source PutRepository orders by region", "destination PutRepository orders by region"}, raising...)...)
 	for name, want := range map[*domain]map[string]string{
-		w.source:      {"bucket": "old-snapshots", "base_path": "base", "role_arn": "arn:aws:iam::111122223333:role/snapshots", "region": "eu-west-1"},
+		w.source:      {"bucket": "old-snapshots", "base_path": "base", "role_arn": "arn:aws:iam::111122223333:role/snapshots", "region": "eu-west-1", "max_snapshot_bytes_per_sec": "80mb"},
 		w.destination: {"bucket": "new-snapshots", "role_arn": "arn:aws:iam::444455556666:role/snapshots", "region": "us-east-1", "readonly": "true"},
 	} {
 		r := name.repositories["orders"]
@@ -59,7 +63,7 @@ func TestRegisterFallsBackToTheEndpoint(t *testing.T) {
 	if err != nil || out.Source != "registered" {
 		t.Fatalf("%+v, %v", out, err)
 	}
-	w.wantLog("source PutRepository orders by endpoint", "destination PutRepository orders by region")
+	w.wantLog(append([]string{"source PutRepository orders by endpoint", "destination PutRepository orders by region"}, raising...)...)
 	s := w.source.repositories["orders"].Settings
 	if s["endpoint"] != "s3.amazonaws.com" || s["region"] != "" {
 		t.Errorf("settings %v", s)

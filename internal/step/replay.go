@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/domainferry/domainferry/internal/fault"
@@ -14,12 +15,20 @@ import (
 // so that the state can go round until it is done. What each call did is in the journal.
 type ReplaySlice struct {
 	ReplayInput
+	StartedAt time.Time      `json:"startedAt"` // the pass's, which tells it from another plan of the same number
 	Slice     int            `json:"slice"`
 	Call      int            `json:"call"`
 	Rest      []replay.Range `json:"rest"` // null at first: the whole slice
 	Done      bool           `json:"done"`
 	Documents int64          `json:"documents"`
 	Bytes     int64          `json:"bytes"`
+}
+
+// sliceCall is the journal's record of a call: what it was given, and what all its attempts did together.
+type sliceCall struct {
+	StartedAt time.Time      `json:"startedAt"` // of the pass
+	Parts     []replay.Range `json:"parts"`
+	replay.SliceResult
 }
 
 // SliceReplayer replays a slice.
@@ -45,19 +54,34 @@ func (s Replay) Run(ctx context.Context, in ReplaySlice) (ReplaySlice, error) {
 			return in, err
 		}
 	}
-	deadline, _ := ctx.Deadline()
-	r, err := s.Replay(p.Spec.Source, p.Spec.Destination).Slice(ctx, slice, deadline)
-	// What was done before an error is done, and the accounts of the pass need it.
-	if saved := j.SaveDocument(ctx, resultFile(in.Pass, in.Slice, in.Call), r); saved != nil && err == nil {
-		err = saved
-	}
+	file := resultFile(in.Pass, in.Slice, in.Call)
+	record := sliceCall{StartedAt: in.StartedAt, Parts: slice.Parts}
+	var before sliceCall
+	found, err := j.Document(ctx, file, &before)
 	if err != nil {
 		return in, err
 	}
+	// An earlier attempt at this call, whether it failed or its answer was lost, has left its result: this one goes on from there, and
+	// both are one result, so that the accounts of the pass lose nothing.
+	if found && before.StartedAt.Equal(in.StartedAt) && slices.Equal(before.Parts, slice.Parts) {
+		record, slice.Parts = before, before.Rest
+	}
+	if !record.Done {
+		deadline, _ := ctx.Deadline()
+		r, err := s.Replay(p.Spec.Source, p.Spec.Destination).Slice(ctx, slice, deadline)
+		record.SliceResult = record.Plus(r)
+		// What was done before an error is done.
+		if saved := j.SaveDocument(ctx, file, record); saved != nil && err == nil {
+			err = saved
+		}
+		if err != nil {
+			return in, err
+		}
+	}
 	in.Call++
-	in.Rest, in.Done = r.Rest, r.Done
-	in.Documents += r.Documents
-	in.Bytes += r.Bytes
+	in.Rest, in.Done = record.Rest, record.Done
+	in.Documents += record.Documents
+	in.Bytes += record.Bytes
 	return in, nil
 }
 

@@ -55,7 +55,7 @@ func TestPlanReplay(t *testing.T) {
 	opened := []string{"destination Open a,b", "destination UpdateSettings " + during + "a", "destination UpdateSettings " + during + "b"}
 	w.wantLog(append(opened, "put replay/0001/plan.json", "put replay/state.json")...)
 	// From the checkpoints of the base round, not those of another one.
-	bases := []replay.State{replay.NewState("a", "uuid-a", []int64{10, 11}), replay.NewState("b", "uuid-b", []int64{10})}
+	bases := []replay.State{replay.NewState("a", "uuid-a", []int64{10, 11}, nil), replay.NewState("b", "uuid-b", []int64{10}, nil)}
 	if !reflect.DeepEqual(w.replay.planned, [][]replay.State{bases}) || w.replay.options[0].Frozen {
 		t.Errorf("planned %+v with %+v", w.replay.planned, w.replay.options)
 	}
@@ -74,6 +74,21 @@ func TestPlanReplay(t *testing.T) {
 	}
 }
 
+// What the journal knows of the index before its snapshot goes into its base, so that the first pass notices what became of it since.
+func TestPlanReplayBaseHasIdentity(t *testing.T) {
+	w := replayWorld(t)
+	w.must(w.journal().RecordCheckpoints(t.Context(), journal.Checkpoints{Round: 4, PerShard: map[string][]int64{"a": {10, 11}},
+		Identities: map[string]journal.Identity{"a": {UUID: "uuid-then", Histories: []string{"h0", "h1"}}}}))
+	w.must(w.journal().SaveStrategies(t.Context(), migration.Strategies{Replay: []migration.OnReplay{{Index: "a", Base: 4}}}))
+	if _, err := runPlanReplay(w, false); err != nil {
+		t.Fatal(err)
+	}
+	want := replay.NewState("a", "uuid-then", []int64{10, 11}, []string{"h0", "h1"})
+	if got := w.replay.planned[0]; !reflect.DeepEqual(got, []replay.State{want}) || got[0].Shards[1].History != "h1" {
+		t.Errorf("planned %+v, want %+v", got, want)
+	}
+}
+
 func TestPlanReplayPipelines(t *testing.T) {
 	w := replayWorld(t)
 	w.destination.indices["a"].Settings["index.final_pipeline"] = "stamp"
@@ -85,10 +100,199 @@ func TestPlanReplayPipelines(t *testing.T) {
 	w.wantLog("destination Open a", "destination UpdateSettings blocks.write=<nil> final_pipeline=<nil> gc_deletes=0s on a", "put replay/0001/plan.json", "put replay/state.json")
 }
 
+// small has one slice, so that PlanReplay brings the pass over itself.
+func small(t *testing.T) *world {
+	t.Helper()
+	w := replayWorld(t)
+	w.replay.cut = []replay.Slice{{Parts: []replay.Range{{Index: "a", Upto: 20}, {Index: "b", Upto: 20}}}}
+	w.replay.results = []replay.SliceResult{{Done: true, Documents: 3, Bytes: 30}}
+	w.replay.deletes = []replay.DeleteResult{{Done: true, SharedDeleted: 1, ReplayedDeleted: 1, Written: []replay.ShardWritten{{ShardRef: replay.ShardRef{Index: "b"}, Operations: 2}}}}
+	return w
+}
+
+// smallLast is small with a warm pass behind it.
+func smallLast(t *testing.T) *world {
+	t.Helper()
+	w := small(t)
+	if out, err := runPlanReplay(w, false); err != nil || !out.Done {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	w.replay.results = slices.Repeat([]replay.SliceResult{{Done: true, Documents: 5, Bytes: 50}}, 9)
+	w.replay.deletes = slices.Repeat([]replay.DeleteResult{{Done: true, SharedDeleted: 7}}, 9)
+	w.forget()
+	return w
+}
+
+func TestSmallPass(t *testing.T) {
+	w := small(t)
+	out, err := runPlanReplay(w, false)
+	want := migration.Pass{Number: 1, Execution: mine, StartedAt: w.now, FinishedAt: w.now, Documents: 3, Bytes: 30, Deleted: 2}
+	if err != nil || !out.Done || out.Pass != 1 || *out.Record != want {
+		t.Fatalf("%+v, record %+v, %v, want %+v", out, out.Record, err, want)
+	}
+	kept, err := w.journal().Passes(t.Context())
+	if s := w.state(); err != nil || len(kept) != 1 || kept[0] != want || s.Pass != 1 || s.Reconciled != 1 || s.Sealed || len(s.Rest) != 0 ||
+		s.States[0].Shards[0].Position != 110 || s.States[1].Shards[0].Written != 2 {
+		t.Errorf("%+v, kept %+v, %v", s, kept, err)
+	}
+	if w.count("destination AddWriteBlock") != 0 || w.count("put replay/0001/") != 0 {
+		t.Errorf("%v", w.log)
+	}
+}
+
+func TestLastSmallPass(t *testing.T) {
+	w := smallLast(t)
+	w.source.mappings["b"] = json.RawMessage(`{"properties":{"n":{"type":"long"},"late":{"type":"keyword"}}}`)
+	w.source.aliases = map[string]map[string]json.RawMessage{"b": {"late": json.RawMessage(`{}`)}}
+	out, err := runPlanReplay(w, true)
+	if err != nil || !out.Done || out.Pass != 2 || out.Record.Documents != 5 || out.Record.Deleted != 7 || !out.Record.Final {
+		t.Fatalf("%+v, %+v, %v", out, out.Record, err)
+	}
+	s := w.state()
+	if !s.Sealed || s.Pass != 2 || s.Reconciled != 2 || w.destination.block("a") != "true" || w.destination.block("b") != "true" {
+		t.Errorf("%+v, blocks %q, %q", s, w.destination.block("a"), w.destination.block("b"))
+	}
+	if string(w.destination.mappings["b"]) != string(w.source.mappings["b"]) || w.destination.aliases["b"]["late"] == nil {
+		t.Error("what changed since the warm pass is not at the copy")
+	}
+	if w.reads["destination Indices"] != 1 || w.reads["destination Refresh"] != 1 {
+		t.Errorf("%v: the copies were ready", w.reads)
+	}
+	w.wantBefore("put replay/state.json", "destination AddWriteBlock")
+	// Deletions are looked for in what the copies had before the pass.
+	if a := w.replay.reconciled[1][0]; a.Shards[0].Position != 110 {
+		t.Errorf("reconciled %+v", a)
+	}
+	// The freeze was taken back: the next pass opens the copies again, even a last one.
+	w.forget()
+	if out, err := runPlanReplay(w, true); err != nil || !out.Done || out.Pass != 3 {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	w.wantBefore("destination UpdateSettings blocks.write=<nil>", "destination AddWriteBlock")
+}
+
+// What PlanReplay cannot do at once is left to the other states, and they lose nothing of what it did.
+func TestSmallPassLeftToOthers(t *testing.T) {
+	slow := fault.Newf(fault.Throttled, "write", "destination", "slow down")
+	finish := func(w *world, out PlanReplayOutput, final bool) (r migration.Pass) {
+		t.Helper()
+		if out.Done || out.Record != nil {
+			t.Fatalf("%+v", out)
+		}
+		in := ReconcileDeletesInput{ReplayInput: pass(out.Pass, final)}
+		for _, n := range out.Slices {
+			x, err := replaySlice(w).Run(t.Context(), ReplaySlice{ReplayInput: in.ReplayInput, StartedAt: out.StartedAt, Slice: n})
+			if err != nil || !x.Done {
+				t.Fatalf("%+v, %v", x, err)
+			}
+			in.Slices = append(in.Slices, x)
+		}
+		if d, err := reconcileDeletes(w).Run(t.Context(), in); err != nil || !d.Done {
+			t.Fatalf("%+v, %v", d, err)
+		}
+		r, err := recordPass(w).Run(t.Context(), RecordPassInput{ReplayInput: in.ReplayInput, StartedAt: out.StartedAt})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	for _, final := range []bool{false, true} {
+		arrange := func() *world {
+			if final {
+				return smallLast(t)
+			}
+			return small(t)
+		}
+		rest := []replay.Range{{Index: "b", From: 12, Upto: 20}}
+		part := replay.SliceResult{Rest: rest, Documents: 2, Blocks: []replay.ShardBlock{{Index: "b", Written: 2}}}
+		for name, err := range map[string]error{"slice fails": slow, "slice runs out of time": nil} {
+			w := arrange()
+			w.replay.results = []replay.SliceResult{part, {Done: true, Documents: 1, Blocks: []replay.ShardBlock{{Index: "b", Written: 1}}}}
+			w.replay.sliceErr = []error{err}
+			asked := len(w.replay.slices)
+			out, err := runPlanReplay(w, final)
+			if err != nil || len(out.Slices) != 1 {
+				t.Fatalf("%s: %+v, %v", name, out, err)
+			}
+			r := finish(w, out, final)
+			last := w.replay.advanced[len(w.replay.advanced)-1]
+			if r.Documents != 3 || len(last) != 1 || len(last[0].Blocks) != 2 || !reflect.DeepEqual(w.replay.slices[asked+1].Parts, rest) {
+				t.Errorf("%s, final %t: %+v, advanced with %+v, asked for %+v", name, final, r, last, w.replay.slices[asked:])
+			}
+		}
+		w := arrange()
+		w.answers["replay ReconcileDeletes"] = []error{slow}
+		out, err := runPlanReplay(w, final)
+		if err != nil || len(out.Slices) != 0 {
+			t.Fatalf("%+v, %v", out, err)
+		}
+		asked := len(w.replay.slices)
+		if r := finish(w, out, final); len(w.replay.slices) != asked || r.Documents == 0 || len(w.replay.advanced) != map[bool]int{false: 1, true: 2}[final] {
+			t.Errorf("final %t: %+v", final, r)
+		}
+		if final && w.destination.block("b") != "true" {
+			t.Error("the copies are not sealed")
+		}
+	}
+	w := smallLast(t)
+	w.answers["destination AddWriteBlock"] = []error{unknown("add block")}
+	out, err := runPlanReplay(w, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := finish(w, out, true); r.Documents != 5 || w.destination.block("b") != "true" {
+		t.Errorf("%+v", r)
+	}
+	// What asking again does not get over is an error at once.
+	w = smallLast(t)
+	w.replay.results = []replay.SliceResult{{Rest: []replay.Range{{Index: "b", Upto: 20}}}}
+	w.replay.sliceErr = []error{fault.Newf(fault.AccessDenied, "write", "destination", "no permissions")}
+	if _, err := runPlanReplay(w, true); !fault.Is(err, fault.AccessDenied) {
+		t.Errorf("%v", err)
+	}
+	// An index that the destination refuses in the freeze, and foreign writes, found by a small pass.
+	w = smallLast(t)
+	w.replay.results = []replay.SliceResult{{Done: true, Drops: []replay.Drop{{Index: "b", Reason: "documents are refused"}}}}
+	_, err = runPlanReplay(w, true)
+	wantFault(t, err, fault.IndicesChanged, "index b", "documents are refused")
+	w = smallLast(t)
+	w.replay.deletes = []replay.DeleteResult{{Done: true, Missing: 5, MissingIn: []string{"b"}}}
+	_, err = runPlanReplay(w, true)
+	wantFault(t, err, fault.VerificationFailed, "5 documents")
+	if on, _ := w.strategies(); on != "a" {
+		t.Errorf("on replay %s", on)
+	}
+}
+
+func TestSmallPassKilled(t *testing.T) {
+	for final, arrange := range map[bool]func(*testing.T) *world{
+		true: smallLast,
+		false: func(t *testing.T) *world {
+			w := small(t)
+			w.replay.results = slices.Repeat(w.replay.results, 9)
+			return w
+		},
+	} {
+		killedEverywhere(t, arrange, func(w *world) error {
+			out, err := runPlanReplay(w, final)
+			if err == nil && !out.Done {
+				w.t.Errorf("%+v", out)
+			}
+			return err
+		}, func(w *world) {
+			s := w.state()
+			sealed := w.destination.block("a") == "true" && w.destination.block("b") == "true"
+			if s.Pass == 0 || s.Reconciled != s.Pass || s.Sealed != final || sealed != final {
+				w.t.Errorf("%+v, sealed %t", s, sealed)
+			}
+		})
+	}
+}
+
 func TestPlanReplayLeavesOthersAlone(t *testing.T) {
 	w := replayWorld(t)
 	w.replaying("b")
-	w.must(w.journal().SaveDocument(t.Context(), stateFile(), replayState{Pass: 3, States: []replay.State{replay.NewState("a", "uuid-a", []int64{1, 1}), replay.NewState("old", "u", []int64{1})}}))
+	w.must(w.journal().SaveDocument(t.Context(), stateFile(), replayState{Pass: 3, States: []replay.State{replay.NewState("a", "uuid-a", []int64{1, 1}, nil), replay.NewState("old", "u", []int64{1}, nil)}}))
 	w.forget()
 	if out, err := runPlanReplay(w, false); err != nil || out.Pass != 4 {
 		t.Fatalf("%+v, %v", out, err)
@@ -261,6 +465,37 @@ func TestReplaySliceAnswers(t *testing.T) {
 	}
 }
 
+// Attempts at one call are one result; those at another plan of the same number are not taken for it.
+func TestReplaySliceGoesOnWhereAnAttemptFailed(t *testing.T) {
+	w := replayWorld(t)
+	planned, err := runPlanReplay(w, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := ReplaySlice{ReplayInput: pass(1, false), StartedAt: planned.StartedAt}
+	rest := []replay.Range{{Index: "a", From: 12, Upto: 20}}
+	block := func(n int64) []replay.ShardBlock { return []replay.ShardBlock{{Index: "a", Written: n}} }
+	w.replay.results = []replay.SliceResult{{Rest: rest, Documents: 4, Blocks: block(4)}, {Done: true, Documents: 3, Blocks: block(3)}, {Done: true, Documents: 9}}
+	w.replay.sliceErr = []error{fault.Newf(fault.Throttled, "write", "destination", "slow down")}
+	if _, err := replaySlice(w).Run(t.Context(), in); !fault.Is(err, fault.Throttled) {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time the answer was lost
+		out, err := replaySlice(w).Run(t.Context(), in)
+		var kept sliceCall
+		if _, err := w.journal().Document(t.Context(), resultFile(1, 0, 0), &kept); err != nil || len(kept.Blocks) != 2 {
+			t.Errorf("kept %+v, %v", kept, err)
+		}
+		if err != nil || !out.Done || out.Documents != 7 || len(w.replay.slices) != 2 || !reflect.DeepEqual(w.replay.slices[1].Parts, rest) {
+			t.Errorf("%+v, %v, asked for %+v", out, err, w.replay.slices)
+		}
+	}
+	in.StartedAt = in.StartedAt.Add(time.Second)
+	if out, err := replaySlice(w).Run(t.Context(), in); err != nil || out.Documents != 9 || len(w.replay.slices) != 3 {
+		t.Errorf("another plan: %+v, %v", out, err)
+	}
+}
+
 func TestReplaySliceKilled(t *testing.T) {
 	killedEverywhere(t, func(t *testing.T) *world {
 		w := replayWorld(t)
@@ -342,7 +577,7 @@ func TestReconcileDeletesDropsWhatSlicesDropped(t *testing.T) {
 		w := replayed(t)
 		w.must(w.journal().SaveDocument(t.Context(), resultFile(1, 1, 0), replay.SliceResult{Done: true, Drops: []replay.Drop{{Index: "b", Reason: "documents are refused", IDs: []string{"7"}}}}))
 		out, err := runReconcile(w, final)
-		if on, left := w.strategies(); on != "a" || len(left) != 1 || left[0] != (migration.LeftOut{Name: "b", Reason: "documents are refused"}) {
+		if on, left := w.strategies(); on != "a" || len(left) != 1 || left[0].Name != "b" || left[0].Reason != "documents are refused" {
 			t.Errorf("final %t: on replay %s, dropped %+v", final, on, left)
 		}
 		if final {
@@ -410,9 +645,7 @@ func TestReconcileDeletesKilled(t *testing.T) {
 }
 
 func runRecordPass(w *world, final bool) (migration.Pass, error) {
-	return recordPass(w).Run(w.t.Context(), RecordPassInput{
-		ReplayInput: pass(4, final), StartedAt: w.now.Add(-3 * time.Second), Slices: []ReplaySlice{{Documents: 2, Bytes: 20}, {Documents: 3, Bytes: 30}}, Deleted: 6,
-	})
+	return recordPass(w).Run(w.t.Context(), RecordPassInput{ReplayInput: pass(4, final), StartedAt: w.now.Add(-3 * time.Second)})
 }
 
 // sealable has open copies; only b is on replay. The source's aliases of b have changed.
@@ -427,8 +660,15 @@ func sealable(t *testing.T) *world {
 	plain, filtered := json.RawMessage(`{}`), json.RawMessage(`{"filter":{"term":{"n":1}}}`)
 	w.source.aliases = map[string]map[string]json.RawMessage{"a": {"all": plain}, "b": {"all": plain, "some": filtered}}
 	w.destination.aliases = map[string]map[string]json.RawMessage{"b": {"all": plain, "old": plain}}
-	w.forget()
+	w.reconciled(t, replay.NewState("b", "uuid-b", []int64{10}, nil))
 	return w
+}
+
+// reconciled has pass 4 in the states, which are those of the indices on replay.
+func (w *world) reconciled(t *testing.T, states ...replay.State) {
+	t.Helper()
+	w.must(w.journal().SaveDocument(t.Context(), stateFile(), replayState{Pass: 4, Reconciled: 4, States: states, Documents: 5, Bytes: 50, Deleted: 6}))
+	w.forget()
 }
 
 func TestRecordPass(t *testing.T) {
@@ -445,11 +685,14 @@ func TestRecordPass(t *testing.T) {
 	if p, err := runRecordPass(w, true); err != nil || !p.Final {
 		t.Fatalf("%+v, %v", p, err)
 	}
-	w.wantLog("destination AddWriteBlock b",
-		`destination UpdateAliases true b/old , false b/all {}, false b/some {"filter":{"term":{"n":1}}}`, "put passes/0004.json")
+	w.wantLog("put replay/state.json", "destination AddWriteBlock b",
+		`destination UpdateAliases true b/old , false b/some {"filter":{"term":{"n":1}}}`, "put passes/0004.json")
+	if !w.state().Sealed {
+		t.Error("the journal does not know that the copies are blocked")
+	}
 	// Nothing on replay any more: nothing to seal.
 	w = sealable(t)
-	w.replaying()
+	w.reconciled(t)
 	if _, err := runRecordPass(w, true); err != nil {
 		t.Fatal(err)
 	}
@@ -459,7 +702,7 @@ func TestRecordPass(t *testing.T) {
 	if _, err := runRecordPass(w, true); err != nil {
 		t.Fatal(err)
 	}
-	w.wantLog("destination AddWriteBlock b", "put passes/0004.json")
+	w.wantLog("put replay/state.json", "destination AddWriteBlock b", "put passes/0004.json")
 }
 
 func TestRecordPassKilled(t *testing.T) {
@@ -512,9 +755,11 @@ func TestRoundLeavesReplayAlone(t *testing.T) {
 		}
 	}
 	w := replayWorld(t) // all of them: engines would take a snapshot of everything
-	_, err := runSnapshot(w, round(3, false))
-	wantFault(t, err, fault.InvalidInput, "all of them are on replay")
-	w.wantLog()
+	out, err := runSnapshot(w, round(3, false))
+	if err != nil || !out.Unchanged || out.Accepted {
+		t.Errorf("%+v, %v", out, err)
+	}
+	w.wantLog("put checkpoints/0003.json")
 }
 
 // A pass beside a round puts b back on rounds: the round under way goes on without it, the next one has it.
@@ -525,7 +770,7 @@ func TestIndexDroppedBesideARound(t *testing.T) {
 	if _, err := runSnapshot(w, round(3, false)); err != nil {
 		t.Fatal(err)
 	}
-	w.must(w.journal().SaveStrategies(t.Context(), migration.Strategies{Dropped: []migration.LeftOut{{Name: "b", Reason: "why"}}}))
+	w.must(w.journal().SaveStrategies(t.Context(), migration.Strategies{Dropped: []migration.Dropped{{Name: "b", Reason: "why"}}}))
 	w.forget()
 	if out, err := runRestore(w, round(3, false)); err != nil || out.Indices != 1 {
 		t.Fatalf("%+v, %v", out, err)
@@ -570,55 +815,12 @@ func TestMeasures(t *testing.T) {
 	check("restore", both)
 }
 
-func TestDecideSavesTheSwitch(t *testing.T) {
-	arrange := func(t *testing.T) *world {
-		w := plannedWorld(t)
-		for n, s := range []float64{900, 300} {
-			w.must(w.journal().SaveRound(t.Context(), migration.Round{Number: n + 1, Execution: mine, Restore: migration.RestorePhase{Seconds: s}}))
-		}
-		w.must(w.journal().SaveMeasures(t.Context(), 2, map[string]migration.Measure{"a": {Snapshot: 1 << 20, Recovered: 1 << 30}, "b": {Snapshot: 1 << 20, Recovered: 1 << 20}}))
-		// An older plan had another index on replay.
-		w.must(w.journal().SaveStrategies(t.Context(), migration.Strategies{Replay: []migration.OnReplay{{Index: "old", Base: 1}}}))
-		w.forget()
-		return w
-	}
-	run := func(w *world) (DecideOutput, error) {
-		return Decide{w.store}.Run(w.t.Context(), DecideInput{Migration: "orders", Round: 2, Execution: mine})
-	}
-	w := arrange(t)
-	out, err := run(w)
-	if err != nil || len(out.Switch) != 1 || out.Switch[0].Index != "a" || out.Switch[0].Base != 2 || !out.ByRounds || !out.ByReplay || out.NextRound != 3 {
-		t.Fatalf("%+v, %v", out, err)
-	}
-	w.wantLog("put strategies.json", "put decision.json")
-	killedEverywhere(t, arrange, func(w *world) error {
-		out, err := run(w)
-		if err == nil && (!out.ByReplay || !out.ByRounds || out.Action != migration.WarmAgain) {
-			w.t.Errorf("%+v", out)
-		}
-		return err
-	}, func(w *world) {
-		if on, _ := w.strategies(); on != "old,a" {
-			w.t.Errorf("on replay %s", on)
-		}
-	})
-	w = plannedWorld(t)
-	w.replaying("a", "b")
-	if out, err := run(w); err != nil || out.ByRounds || !out.ByReplay {
-		t.Errorf("all on replay: %+v, %v", out, err)
-	}
-	w.replaying()
-	if out, err := run(w); err != nil || !out.ByRounds || out.ByReplay {
-		t.Errorf("none on replay: %+v, %v", out, err)
-	}
-}
-
 func TestVerifyReplayed(t *testing.T) {
 	arrange := func() *world {
 		w := restoredWorld(t)
 		w.replaying("b")
 		w.destination.sequences["b"][0].MaxSeqNo = 500 // replayed: other numbers than the source's
-		w.must(w.journal().SaveDocument(t.Context(), stateFile(), replayState{Pass: 2, States: []replay.State{replay.NewState("b", "uuid-b", []int64{10})}}))
+		w.must(w.journal().SaveDocument(t.Context(), stateFile(), replayState{Pass: 2, States: []replay.State{replay.NewState("b", "uuid-b", []int64{10}, nil)}}))
 		w.replay.evidence = []replay.Evidence{{Index: "b", OK: true, SharedSource: 50, SharedDestination: 50, SharedBuckets: 3, ReplayedSource: 10, ReplayedDestination: 10, Hashed: 10}}
 		w.forget()
 		return w
@@ -703,12 +905,15 @@ func TestFinishReplayed(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.wantLog(
-		"destination UpdateSettings auto_expand_replicas=0-1 gc_deletes=<nil> number_of_replicas=2 refresh_interval=30s on b",
-		"destination UpdateSettings auto_expand_replicas=<nil> final_pipeline=stamp gc_deletes=<nil> number_of_replicas=1 refresh_interval=<nil> on a",
+		"destination UpdateSettings final_pipeline=stamp on a",
 		"put freeze.json handingOver",
 		"destination UpdateSettings blocks.write=<nil> on a",
 		"destination UpdateSettings blocks.write=true on b",
 		"put freeze.json handedOver",
+		"destination UpdateSettings auto_expand_replicas=0-1 number_of_replicas=2 refresh_interval=30s on b",
+		"destination UpdateSettings auto_expand_replicas=<nil> gc_deletes=<nil> number_of_replicas=1 refresh_interval=<nil> on a",
+		"put freeze.json handedOver",
+		"put cutovers/0001.json",
 		"put report.json",
 	)
 	if f := w.freezeState(); !reflect.DeepEqual(f.Sealed, map[string][]int64{"a": {500, 11}, "b": {10}}) {
@@ -724,7 +929,7 @@ func TestFinishReplayed(t *testing.T) {
 // What clients wrote while a Finish that died was opening the destination must not become the seal of its repetition.
 func TestFinishSealsOnce(t *testing.T) {
 	w := finishedReplay(t)
-	w.killAt = 3 // the first index takes writes, the second is not opened yet
+	w.killAt = 2 // the first index takes writes, the second is not opened yet
 	w.killAfter = true
 	if _, err := runFinish(w); !errors.Is(err, errKilled) {
 		t.Fatal(err)
@@ -748,7 +953,7 @@ func TestFinishReplayedKilled(t *testing.T) {
 		if w.freezeState().State != journal.HandedOver || w.destination.block("a") != "" || a["index.final_pipeline"] != "stamp" || a["index.gc_deletes"] != "" {
 			w.t.Errorf("%+v, %v", w.freezeState(), a)
 		}
-		w.wantBefore("destination UpdateSettings auto_expand_replicas=<nil> final_pipeline=stamp", "put freeze.json handingOver")
+		w.wantBefore("destination UpdateSettings final_pipeline=stamp", "put freeze.json handingOver")
 		w.wantBefore("put freeze.json handingOver", "destination UpdateSettings blocks.write")
 	})
 }

@@ -25,9 +25,11 @@ type replayer struct {
 	advanced [][]replay.SliceResult
 	deletes  []replay.DeleteResult
 	shards   [][]replay.ShardRef
-	deadline time.Time
-	evidence []replay.Evidence
-	verified []replay.State
+	// reconciled are the states that deletions were looked for with.
+	reconciled [][]replay.State
+	deadline   time.Time
+	evidence   []replay.Evidence
+	verified   []replay.State
 }
 
 // between is the replay from the source to the destination; the other way round would write to the source.
@@ -60,6 +62,8 @@ func (e *replayer) Plan(_ context.Context, states []replay.State, o replay.PlanO
 }
 
 func (e *replayer) Slice(_ context.Context, s replay.Slice, deadline time.Time) (replay.SliceResult, error) {
+	e.w.mu.Lock()
+	defer e.w.mu.Unlock()
 	if e.w.dead {
 		return replay.SliceResult{}, errKilled
 	}
@@ -80,7 +84,10 @@ func (e *replayer) Advance(_ context.Context, pass replay.Pass, results []replay
 }
 
 func (e *replayer) ReconcileDeletes(_ context.Context, states []replay.State, shards []replay.ShardRef, deadline time.Time) (replay.DeleteResult, error) {
+	e.w.mu.Lock()
 	e.shards, e.deadline = append(e.shards, slices.Clone(shards)), deadline
+	e.reconciled = append(e.reconciled, states)
+	e.w.mu.Unlock()
 	// As the real one: a shard without a state is refused.
 	for _, ref := range shards {
 		if !slices.ContainsFunc(states, func(s replay.State) bool { return s.Index == ref.Index && ref.Shard < len(s.Shards) }) {
@@ -111,7 +118,7 @@ func (w *world) replaying(indices ...string) {
 	w.forget()
 }
 
-func (w *world) strategies() (replay string, dropped []migration.LeftOut) {
+func (w *world) strategies() (replay string, dropped []migration.Dropped) {
 	w.t.Helper()
 	s, err := w.journal().Strategies(w.t.Context())
 	w.must(err)

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/journal"
@@ -29,15 +31,22 @@ type RestoreOutput struct {
 
 // RestoreDomain is what starting a restore asks of the destination.
 type RestoreDomain interface {
-	Indices(context.Context) ([]cluster.Index, error)
-	Recoveries(ctx context.Context, indices ...string) ([]cluster.ShardRecovery, error)
-	Shards(ctx context.Context, indices ...string) ([]cluster.Shard, error)
+	RestoreState
 	Close(ctx context.Context, indices ...string) error
+	IndexDeleter
 	Restore(ctx context.Context, repository, snapshot string, r cluster.RestoreRequest) error
 }
 
+// RestoreState is how far restores are.
+type RestoreState interface {
+	Indices(context.Context) ([]cluster.Index, error)
+	Recoveries(ctx context.Context, indices ...string) ([]cluster.ShardRecovery, error)
+	Shards(ctx context.Context, indices ...string) ([]cluster.Shard, error)
+}
+
 // Restore restores the round's snapshot at the destination: new indices as they are, existing copies over themselves after
-// closing them, so that only segments that differ move.
+// closing them, so that only segments that differ move. Copies that cannot be closed, or that have another number of shards, are deleted
+// and restored anew: the snapshot is complete and copied by then, and a copy is only what the journal records as made by this migration.
 type Restore struct {
 	Journal *journal.Store
 	Domain  func(migration.Endpoint) RestoreDomain
@@ -53,10 +62,11 @@ var ignoredSettings = []string{
 
 // Run is the state StartRestore.
 func (s Restore) Run(ctx context.Context, in RestoreInput) (RestoreOutput, error) {
-	j, p, err := snapshotPlan(ctx, s.Journal, in.RoundInput)
+	r, err := records(ctx, s.Journal, in.RoundInput)
 	if err != nil {
 		return RestoreOutput{}, err
 	}
+	j, p := r.journal, r.inSnapshot()
 	out := RestoreOutput{StartedAt: s.Clock.Now(), Since: in.Since}
 	if out.Since.IsZero() {
 		out.Since = out.StartedAt
@@ -74,7 +84,7 @@ func (s Restore) Run(ctx context.Context, in RestoreInput) (RestoreOutput, error
 			out.WaitSeconds, out.Waiting = wait(in.RoundInput, out.Since, s.Clock.Now()), err.Error()
 			return out, nil
 		}
-		if err := s.Clock.Sleep(ctx, 500*time.Millisecond); err != nil {
+		if err := s.Clock.Sleep(ctx, 200*time.Millisecond); err != nil {
 			return out, err
 		}
 		out.StartedAt = s.Clock.Now()
@@ -84,18 +94,26 @@ func (s Restore) Run(ctx context.Context, in RestoreInput) (RestoreOutput, error
 // start asks for what is not yet restored, or being restored, and says how many indices that were.
 func (s Restore) start(ctx context.Context, domain RestoreDomain, p migration.Plan, j *journal.Journal, in RoundInput) (int, error) {
 	snapshot := migration.SnapshotName(in.Migration, in.Round)
-	list, err := domain.Indices(ctx)
-	if err != nil {
+	var list []cluster.Index
+	var copies journal.Copies
+	var holds map[string]journal.Hold
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) { list, err = domain.Indices(groupCtx); return err })
+	group.Go(func() (err error) { copies, err = j.Copies(groupCtx); return err })
+	group.Go(func() (err error) { holds, err = j.Holds(groupCtx); return err })
+	if err := group.Wait(); err != nil {
 		return 0, err
 	}
-	todo, open, err := s.outstanding(ctx, domain, p, j, snapshot, byName(list))
+	there := byName(list)
+	todo, open, err := s.outstanding(ctx, domain, p, j, snapshot, there, copies)
 	if err != nil || len(todo) == 0 {
 		return 0, err
 	}
-	if len(open) > 0 {
-		if err := domain.Close(ctx, open...); err != nil {
-			return 0, err
-		}
+	if err := forget(ctx, j, holds, todo); err != nil {
+		return 0, err
+	}
+	if err := s.clear(ctx, domain, p, j, there, copies, todo, open); err != nil {
+		return 0, err
 	}
 	err = domain.Restore(ctx, p.Spec.RepositoryName(), snapshot, cluster.RestoreRequest{
 		Indices: todo, IncludeAliases: in.Final, IgnoreSettings: ignoredSettings,
@@ -110,21 +128,51 @@ func (s Restore) start(ctx context.Context, domain RestoreDomain, p migration.Pl
 	return len(todo), err
 }
 
-// outstanding lists the planned indices that are not yet restored, or being restored, from the snapshot, and those of them that
-// are open and must be closed first. Names that are about to be created are recorded before.
-func (s Restore) outstanding(ctx context.Context, domain RestoreDomain, p migration.Plan, j *journal.Journal, snapshot string, there map[string]cluster.Index) (todo, open []string, err error) {
-	copies, err := j.Copies(ctx)
-	if err != nil {
-		return nil, nil, err
+// clear makes way for the restore: copies that are open are closed. Those with another number of shards than the index has now, which
+// no engine restores over, are deleted, and on a domain that closes no index all that are open are.
+func (s Restore) clear(ctx context.Context, domain RestoreDomain, p migration.Plan, j *journal.Journal, there map[string]cluster.Index, copies journal.Copies, todo, open []string) error {
+	var other []string
+	for _, name := range todo {
+		x, _ := p.Index(name)
+		if c, exists := there[name]; exists && c.Primaries != x.Shards {
+			other = append(other, name)
+		}
 	}
+	same := slices.DeleteFunc(slices.Clone(open), func(name string) bool { return slices.Contains(other, name) })
+	if len(same) > 0 && !copies.CannotClose {
+		err := domain.Close(ctx, same...)
+		switch {
+		case cluster.CannotClose(err):
+			copies.CannotClose = true // asked once
+			if err := j.SaveCopies(ctx, copies); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		}
+	}
+	if copies.CannotClose {
+		other = append(other, same...)
+	}
+	for _, name := range other {
+		if err := domain.DeleteIndex(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// outstanding lists the planned indices that are not yet restored, or being restored, from the snapshot, and those of them that
+// are open. Names that are about to be created are recorded before.
+func (s Restore) outstanding(ctx context.Context, domain RestoreDomain, p migration.Plan, j *journal.Journal, snapshot string, there map[string]cluster.Index, copies journal.Copies) (todo, open []string, err error) {
+	made := set(copies.Indices)
 	var created, candidates []string
 	for _, name := range p.Names() {
 		x, exists := there[name]
-		own := slices.Contains(copies.Indices, name)
 		switch {
-		case exists && !own:
+		case exists && !made[name]:
 			return nil, nil, fault.Newf(fault.DestinationOccupied, "restore index "+name, p.Spec.Destination.Endpoint, "an index of that name exists and was not made by this migration")
-		case !own:
+		case !made[name]:
 			created = append(created, name)
 		}
 		if exists && x.Open {
@@ -159,13 +207,13 @@ func (s Restore) outstanding(ctx context.Context, domain RestoreDomain, p migrat
 
 // underWay finds the open indices of which every primary is being recovered, or was recovered, from the snapshot. A shard that
 // still queues has no recovery yet; then closing the index is refused as busy and the step asks again later.
-func (s Restore) underWay(ctx context.Context, domain RestoreDomain, p migration.Plan, snapshot string, names []string) (map[string]bool, error) {
-	recoveries, err := domain.Recoveries(ctx, names...)
-	if err != nil {
-		return nil, err
-	}
-	shards, err := domain.Shards(ctx, names...)
-	if err != nil {
+func (s Restore) underWay(ctx context.Context, domain RestoreState, p migration.Plan, snapshot string, names []string) (map[string]bool, error) {
+	var recoveries []cluster.ShardRecovery
+	var shards []cluster.Shard
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) { recoveries, err = domain.Recoveries(groupCtx, names...); return err })
+	group.Go(func() (err error) { shards, err = domain.Shards(groupCtx, names...); return err })
+	if err := group.Wait(); err != nil {
 		return nil, err
 	}
 	count := map[string]int{}

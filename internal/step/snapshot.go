@@ -3,8 +3,9 @@ package step
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/fault"
@@ -20,7 +21,9 @@ type SnapshotInput struct {
 
 // SnapshotOutput says whether the round's snapshot runs (or ran).
 type SnapshotOutput struct {
-	Accepted    bool      `json:"accepted"`
+	Accepted bool `json:"accepted"`
+	// Unchanged: the copies hold everything already, so that the round takes no snapshot.
+	Unchanged   bool      `json:"unchanged"`
 	Round       int       `json:"round"`
 	Snapshot    string    `json:"snapshot"`
 	StartedAt   time.Time `json:"startedAt"`
@@ -29,11 +32,12 @@ type SnapshotOutput struct {
 	Waiting     string    `json:"waiting,omitempty"`
 }
 
-// SnapshotDomain is what starting a snapshot asks of the source.
+// SnapshotDomain is what starting a snapshot asks of the source; of the destination it asks for the indices alone.
 type SnapshotDomain interface {
-	Indices(context.Context) ([]cluster.Index, error)
-	SequenceNumbers(ctx context.Context, indices ...string) (map[string][]cluster.ShardSequence, error)
+	DomainState
+	FollowDomain
 	SnapshotTaker
+	TuningDomain
 }
 
 // SnapshotTaker takes snapshots.
@@ -51,57 +55,84 @@ type Snapshot struct {
 	Clock   Clock
 }
 
-// Run is the state StartSnapshot. It looks for a snapshot of the round's name before it asks for one, and records the source's
-// global checkpoints before that, so that the snapshot can be the base of a replay.
+// Run is the state StartSnapshot. It looks for a snapshot of the round's name before it asks for one. A warm round first follows what
+// was created, deleted or re-created at the source since the last one. The source's global checkpoints are recorded before the snapshot,
+// so that it can be the base of a replay; indices whose copies hold everything are left out.
 func (s Snapshot) Run(ctx context.Context, in SnapshotInput) (SnapshotOutput, error) {
-	j, p, err := roundPlan(ctx, s.Journal, in.RoundInput)
+	r, err := records(ctx, s.Journal, in.RoundInput)
 	if err != nil {
 		return SnapshotOutput{}, err
 	}
-	if len(p.Indices) == 0 {
-		// Engines take a snapshot of no indices for one of all.
-		return SnapshotOutput{}, fault.Newf(fault.InvalidInput, "snapshot the planned indices", p.Spec.Source.Endpoint, "all of them are on replay, so that a round has nothing to move")
-	}
 	if in.Round == 0 {
-		if in.Round, err = nextRound(ctx, j); err != nil {
+		if in.Round, err = nextRound(ctx, r.journal); err != nil {
+			return SnapshotOutput{}, err
+		}
+		if r.checkpoints, r.recorded, err = r.journal.Checkpoints(ctx, in.Round); err != nil {
 			return SnapshotOutput{}, err
 		}
 	}
-	domain := s.Domain(p.Spec.Source)
+	source, destination := s.Domain(r.plan.Spec.Source), s.Domain(r.plan.Spec.Destination)
 	out := SnapshotOutput{Round: in.Round, Snapshot: migration.SnapshotName(in.Migration, in.Round), StartedAt: s.Clock.Now(), Since: in.Since}
 	if out.Since.IsZero() {
 		out.Since = out.StartedAt
 	}
-	existing, found, err := domain.Snapshot(ctx, p.Spec.RepositoryName(), out.Snapshot)
-	if err != nil {
+	// In the final round, whose plan no longer changes, what comes next is read at the same time.
+	var existing cluster.Snapshot
+	var found bool
+	var now *journal.Checkpoints
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		existing, found, err = source.Snapshot(groupCtx, r.plan.Spec.RepositoryName(), out.Snapshot)
+		return err
+	})
+	if in.Final {
+		group.Go(func() (err error) {
+			now, out.Waiting, err = s.look(groupCtx, r, source, destination, in, out.Snapshot)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
 		return out, err
 	}
 	switch {
-	case found && (existing.State == cluster.SnapshotSuccess || existing.State == cluster.SnapshotInProgress) && holds(existing, p):
-		out.Accepted, out.StartedAt = true, existing.StartTime
+	case found && (existing.State == cluster.SnapshotSuccess || existing.State == cluster.SnapshotInProgress) && complete(existing, r):
+		out.Accepted, out.StartedAt, out.Waiting = true, existing.StartTime, ""
 		return out, nil
 	case found:
 		// By its name our own. Partial or failed in an earlier execution: taken again, once the operator has mended the shards. Or
 		// complete, but made for an older plan that had not all of the indices: this round could never be restored from it.
-		if err := domain.DeleteSnapshot(ctx, p.Spec.RepositoryName(), out.Snapshot); err != nil {
+		if err := source.DeleteSnapshot(ctx, r.plan.Spec.RepositoryName(), out.Snapshot); err != nil {
 			return out, err
 		}
 	}
-	if err := checkPresent(ctx, domain, p); err != nil {
-		return out, err
+	if !in.Final && in.Execution != "" {
+		// After a redrive: the thaw that followed the failure has put the tuning back.
+		tuning := tuner{r.journal, func(e migration.Endpoint) TuningDomain { return s.Domain(e) }, s.Clock}
+		if err := tuning.raiseAgain(ctx, r.plan, out.StartedAt); err != nil {
+			return out, err
+		}
+	}
+	if !in.Final {
+		f := follower{journal: r.journal, source: source, destination: destination, clock: s.Clock, round: in.Round, before: r.strategies}
+		if r.plan, err = f.follow(ctx, r.plan); err != nil {
+			return out, err
+		}
 	}
 	deadline := s.Clock.Now().Add(longPoll)
 	for {
-		if out.Waiting, err = otherSnapshot(ctx, domain, out.Snapshot); err != nil {
-			return out, err
-		}
-		if out.Waiting == "" {
-			out.Waiting, err = s.create(ctx, j, domain, p, in.RoundInput)
-			out.Accepted = out.Waiting == "" && err == nil
-			if out.Accepted || err != nil {
+		if now == nil {
+			if now, out.Waiting, err = s.look(ctx, r, source, destination, in, out.Snapshot); err != nil {
 				return out, err
 			}
 		}
+		if out.Unchanged = len(now.InSnapshot()) == 0; out.Unchanged || out.Waiting == "" {
+			out.Waiting, out.Unchanged, err = s.create(ctx, r, source, *now, out.Snapshot)
+			out.Accepted = out.Waiting == "" && err == nil && !out.Unchanged
+			if out.Accepted || out.Unchanged || err != nil {
+				return out, err
+			}
+		}
+		now = nil
 		if !in.Final || s.Clock.Now().After(deadline) {
 			out.WaitSeconds = wait(in.RoundInput, out.Since, s.Clock.Now())
 			return out, nil
@@ -112,28 +143,38 @@ func (s Snapshot) Run(ctx context.Context, in SnapshotInput) (SnapshotOutput, er
 	}
 }
 
-// create asks for the snapshot and answers what is in its way, or "".
-func (s Snapshot) create(ctx context.Context, j *journal.Journal, domain SnapshotDomain, p migration.Plan, in RoundInput) (busy string, err error) {
-	if err := s.recordCheckpoints(ctx, j, domain, p, in.Round); err != nil {
-		return "", err
+// create records the checkpoints, asks for the snapshot of what is not in the copies, and answers what is in its way, or "", or that
+// there is nothing to ask for.
+func (s Snapshot) create(ctx context.Context, r roundRecords, domain SnapshotTaker, now journal.Checkpoints, name string) (busy string, unchanged bool, err error) {
+	c, err := r.journal.MergeCheckpoints(ctx, now)
+	if err != nil {
+		return "", false, err
 	}
-	err = domain.CreateSnapshot(ctx, p.Spec.RepositoryName(), migration.SnapshotName(in.Migration, in.Round), cluster.SnapshotRequest{
-		Indices: p.Names(), Metadata: map[string]any{"taken_by": "domain-ferry", "migration": in.Migration},
+	p := r.byRounds()
+	in := set(c.InSnapshot()) // an earlier attempt may have asked for more
+	indices := slices.DeleteFunc(p.Names(), func(x string) bool { return !in[x] })
+	if len(indices) == 0 {
+		// Engines take a snapshot of no indices for one of all.
+		return "", true, nil
+	}
+	err = domain.CreateSnapshot(ctx, p.Spec.RepositoryName(), name, cluster.SnapshotRequest{
+		Indices: indices, Metadata: map[string]any{"taken_by": "domain-ferry", "migration": p.Spec.Migration},
 	})
 	switch {
 	case fault.Is(err, fault.Busy):
 		// Nothing need be seen running: a snapshot may be being deleted.
-		return "another snapshot", nil
+		return "another snapshot", false, nil
 	case cluster.NameTaken(err):
 		// Nobody had the name a moment ago: an earlier request of ours, whose answer was lost, has taken effect since.
-		return "", nil
+		return "", false, nil
 	}
-	return "", err
+	return "", false, err
 }
 
-// holds reports whether the snapshot was asked to hold every planned index.
-func holds(existing cluster.Snapshot, p migration.Plan) bool {
-	return !slices.ContainsFunc(p.Names(), func(name string) bool { return !slices.Contains(existing.Indices, name) })
+// complete reports whether the snapshot was asked to hold every index that the round is to move.
+func complete(existing cluster.Snapshot, r roundRecords) bool {
+	in, unchanged := set(existing.Indices), set(r.checkpoints.Unchanged)
+	return !slices.ContainsFunc(r.byRounds().Names(), func(name string) bool { return !in[name] && !unchanged[name] })
 }
 
 func nextRound(ctx context.Context, j *journal.Journal) (int, error) {
@@ -144,27 +185,8 @@ func nextRound(ctx context.Context, j *journal.Journal) (int, error) {
 	return rounds[len(rounds)-1].Number + 1, nil
 }
 
-// checkPresent faults when planned indices are gone or closed; the engine would refuse the snapshot with less to say.
-func checkPresent(ctx context.Context, domain SnapshotDomain, p migration.Plan) error {
-	list, err := domain.Indices(ctx)
-	if err != nil {
-		return err
-	}
-	there := byName(list)
-	var gone []string
-	for _, name := range p.Names() {
-		if x, ok := there[name]; !ok || !x.Open {
-			gone = append(gone, name)
-		}
-	}
-	if len(gone) > 0 {
-		return fault.Newf(fault.IndicesChanged, "snapshot the planned indices", p.Spec.Source.Endpoint, "gone or closed since the plan: %s", strings.Join(gone, ", "))
-	}
-	return nil
-}
-
 // otherSnapshot names a running snapshot that is not ours, or "". Amazon's hourly one counts: a domain takes one at a time.
-func otherSnapshot(ctx context.Context, domain SnapshotDomain, own string) (string, error) {
+func otherSnapshot(ctx context.Context, domain SnapshotTaker, own string) (string, error) {
 	running, err := domain.RunningSnapshots(ctx)
 	if err != nil {
 		return "", err
@@ -177,20 +199,43 @@ func otherSnapshot(ctx context.Context, domain SnapshotDomain, own string) (stri
 	return "", nil
 }
 
-func (s Snapshot) recordCheckpoints(ctx context.Context, j *journal.Journal, domain SnapshotDomain, p migration.Plan, round int) error {
-	sequences, err := domain.SequenceNumbers(ctx, p.Names()...)
-	if err != nil {
-		return err
+// look reads the checkpoints and descriptions of the round's indices, finds those whose copies hold everything, and whether another
+// snapshot is in the way. In the final round the freeze has looked for unchanged ones already.
+func (s Snapshot) look(ctx context.Context, r roundRecords, source, destination SnapshotDomain, in SnapshotInput, own string) (now *journal.Checkpoints, waiting string, err error) {
+	p := r.byRounds()
+	c := journal.Checkpoints{Round: in.Round, ReadAt: s.Clock.Now(), PerShard: map[string][]int64{}, Identities: map[string]journal.Identity{}}
+	if len(p.Indices) == 0 {
+		return &c, "", nil
 	}
-	c := journal.Checkpoints{Round: round, ReadAt: s.Clock.Now(), PerShard: map[string][]int64{}}
+	var sequences map[string][]cluster.ShardSequence
+	var descriptions map[string]cluster.Description
+	var holds map[string]journal.Hold
+	var copies []cluster.Index
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) { waiting, err = otherSnapshot(groupCtx, source, own); return err })
+	group.Go(func() (err error) { sequences, err = source.SequenceNumbers(groupCtx, p.Names()...); return err })
+	group.Go(func() (err error) { descriptions, err = source.Describe(groupCtx, p.Names()...); return err })
+	if !in.Final {
+		group.Go(func() (err error) { holds, err = r.journal.Holds(groupCtx); return err })
+		group.Go(func() (err error) { copies, err = destination.Indices(groupCtx); return err })
+	}
+	if err := group.Wait(); err != nil {
+		return nil, "", err
+	}
+	there := byName(copies)
+	counting := held(holds, r.strategies, p)
 	for _, x := range p.Indices {
 		shards := sequences[x.Name]
 		if len(shards) != x.Shards {
-			return fault.Newf(fault.Unavailable, "read the global checkpoints of index "+x.Name, p.Spec.Source.Endpoint, "%d of %d primary shards answered", len(shards), x.Shards)
+			return nil, "", fault.Newf(fault.Unavailable, "read the global checkpoints of index "+x.Name, p.Spec.Source.Endpoint, "%d of %d primary shards answered", len(shards), x.Shards)
 		}
 		for _, sh := range shards {
 			c.PerShard[x.Name] = append(c.PerShard[x.Name], sh.GlobalCheckpoint)
 		}
+		c.Identities[x.Name] = identity(shards, descriptions[x.Name])
+		if h, ok := counting[x.Name]; ok && unchangedSince(h, shards, descriptions[x.Name]) && intact(h, there, x) {
+			c.Unchanged = append(c.Unchanged, x.Name)
+		}
 	}
-	return j.RecordCheckpoints(ctx, c)
+	return &c, waiting, nil
 }

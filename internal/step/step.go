@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/journal"
@@ -82,39 +84,77 @@ func plan(ctx context.Context, store *journal.Store, name, execution string) (*j
 	return j, p, err
 }
 
-// roundPlan reads the plan of a round: without the indices that are on replay and, in the final round, without those that the freeze
-// found unchanged.
-func roundPlan(ctx context.Context, store *journal.Store, in RoundInput) (*journal.Journal, migration.Plan, error) {
-	j, p, err := plan(ctx, store, in.Migration, in.Execution)
-	if err != nil {
-		return j, p, err
-	}
-	strategies, err := j.Strategies(ctx)
-	if err != nil {
-		return j, p, err
-	}
-	p.Indices, _ = strategies.Split(p)
-	if !in.Final {
-		return j, p, nil
-	}
-	f, _, err := j.Freeze(ctx)
-	p.Indices = slices.DeleteFunc(p.Indices, func(x migration.PlannedIndex) bool { return slices.Contains(f.Unchanged, x.Name) })
-	return j, p, err
+// roundRecords are what the journal has about a round.
+type roundRecords struct {
+	journal     *journal.Journal
+	plan        migration.Plan
+	strategies  migration.Strategies
+	freeze      journal.Freeze // of a final round
+	checkpoints journal.Checkpoints
+	recorded    bool // the checkpoints were, and with them which indices are in the round's snapshot
+	final       bool
 }
 
-// snapshotPlan is the plan of a round whose snapshot has been started: only with the indices that are in it, because a pass beside the
+// records reads them side by side: inside the freeze each request counts.
+func records(ctx context.Context, store *journal.Store, in RoundInput) (r roundRecords, err error) {
+	r.final = in.Final
+	if in.Migration == "" {
+		_, _, err := plan(ctx, store, in.Migration, in.Execution)
+		return r, err
+	}
+	r.journal = store.Migration(in.Migration)
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) { r.plan, err = r.journal.Plan(groupCtx, in.Execution); return err })
+	group.Go(func() (err error) { r.strategies, err = r.journal.Strategies(groupCtx); return err })
+	if in.Final {
+		group.Go(func() (err error) { r.freeze, _, err = r.journal.Freeze(groupCtx); return err })
+	}
+	if in.Round > 0 {
+		group.Go(func() (err error) {
+			r.checkpoints, r.recorded, err = r.journal.Checkpoints(groupCtx, in.Round)
+			return err
+		})
+	}
+	return r, group.Wait()
+}
+
+// byRounds is the plan of a round: without the indices that are on replay and, in the final round, without those that the freeze
+// found unchanged.
+func (r roundRecords) byRounds() migration.Plan {
+	p := r.plan
+	p.Indices, _ = r.strategies.Split(r.plan)
+	if r.final {
+		unchanged := set(r.freeze.Unchanged)
+		p.Indices = slices.DeleteFunc(p.Indices, func(x migration.PlannedIndex) bool { return unchanged[x.Name] })
+	}
+	return p
+}
+
+// inSnapshot is the plan of a round whose snapshot has been started: only with the indices that are in it, because a pass beside the
 // round may have put an index back on rounds since. The round's checkpoints, recorded before its snapshot, tell which those are.
-func snapshotPlan(ctx context.Context, store *journal.Store, in RoundInput) (*journal.Journal, migration.Plan, error) {
-	j, p, err := roundPlan(ctx, store, in)
-	if err != nil {
-		return j, p, err
+func (r roundRecords) inSnapshot() migration.Plan {
+	p := r.byRounds()
+	if r.recorded {
+		in := set(r.checkpoints.InSnapshot())
+		p.Indices = slices.DeleteFunc(p.Indices, func(x migration.PlannedIndex) bool { return !in[x.Name] })
 	}
-	c, found, err := j.Checkpoints(ctx, in.Round)
-	if err != nil || !found {
-		return j, p, err
+	return p
+}
+
+// skipped is the plan with the indices that the round leaves alone.
+func (r roundRecords) skipped() migration.Plan {
+	p := r.byRounds()
+	unchanged := set(r.checkpoints.Unchanged)
+	p.Indices = slices.DeleteFunc(p.Indices, func(x migration.PlannedIndex) bool { return !unchanged[x.Name] })
+	return p
+}
+
+func set(names []string) map[string]bool {
+	m := make(map[string]bool, len(names))
+	for _, n := range names {
+		m[n] = true
 	}
-	p.Indices = slices.DeleteFunc(p.Indices, func(x migration.PlannedIndex) bool { _, in := c.PerShard[x.Name]; return !in })
-	return j, p, nil
+	return m
 }
 
 // byName indexes a domain's list of indices.

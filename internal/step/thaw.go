@@ -37,25 +37,28 @@ type ThawOutput struct {
 
 // ThawDomain is what giving writes back asks of a domain.
 type ThawDomain interface {
+	TuningDomain
 	Indices(context.Context) ([]cluster.Index, error)
-	UpdateSettings(ctx context.Context, settings map[string]any, indices ...string) error
+	settingsReader
+	settingsUpdater
 	AddWriteBlock(ctx context.Context, indices ...string) error
 	SequenceNumbers(ctx context.Context, indices ...string) (map[string][]cluster.ShardSequence, error)
 }
 
-// Thaw gives writes back at the source, as the blocks were before. It does nothing when this execution froze nothing, when
-// writes are back already, and when the verified destination has taken over.
+// Thaw gives writes back at the source, as the blocks were before, and then puts back what was raised at the destination. It leaves
+// writes as they are when this execution froze nothing, when they are back already, and when the verified destination has taken over.
 type Thaw struct {
 	Journal *journal.Store
 	Domain  func(migration.Endpoint) ThawDomain
 	Clock   Clock
 }
 
-// Run is the state Thaw and the target of the rule.
+// Run is the state Thaw and the target of the rule. Raised settings that cannot be put back now do not hold up the state, which has
+// given writes back by then and has an error to tell: the rule calls again when the execution has ended.
 func (s Thaw) Run(ctx context.Context, in ThawInput) (ThawOutput, error) {
-	out := ThawOutput{State: journal.Thawed, Indices: []string{}, Error: string(fault.Unclassified)}
 	if in.Migration == "" {
 		owner, found, err := s.Journal.Owner(ctx, in.Execution)
+		out := ThawOutput{State: journal.Thawed, Indices: []string{}, Error: string(fault.Unclassified)}
 		if err != nil {
 			return out, err
 		}
@@ -64,6 +67,24 @@ func (s Thaw) Run(ctx context.Context, in ThawInput) (ThawOutput, error) {
 		}
 		in.Migration = owner.Migration
 	}
+	out, err := s.writes(ctx, in)
+	if err != nil {
+		return out, err
+	}
+	byRule := in.Failure == nil
+	t := tuner{s.Journal.Migration(in.Migration), func(e migration.Endpoint) TuningDomain { return s.Domain(e) }, s.Clock}
+	if err := t.putBack(ctx, in.Execution, byRule); err != nil {
+		if byRule {
+			return out, fmt.Errorf("put back what was raised at the destination, by the journal's %s: %w", journal.TuningFile, err)
+		}
+		out.Cause += fmt.Sprintf("\nWhat was raised at the destination is not put back yet (%s); it is tried again right after.", shorten(err.Error(), 1<<10))
+	}
+	return out, nil
+}
+
+// writes gives writes back.
+func (s Thaw) writes(ctx context.Context, in ThawInput) (ThawOutput, error) {
+	out := ThawOutput{State: journal.Thawed, Indices: []string{}, Error: string(fault.Unclassified)}
 	j := s.Journal.Migration(in.Migration)
 	f, found, err := j.Freeze(ctx)
 	if err != nil {
@@ -72,13 +93,16 @@ func (s Thaw) Run(ctx context.Context, in ThawInput) (ThawOutput, error) {
 	if !found || f.Execution != in.Execution {
 		return out.explain(in.Failure, "this execution had not stopped any writes"), nil
 	}
-	if f.State == journal.Thawed || f.State == journal.HandedOver {
-		out.State = f.State
-		return out.explain(in.Failure, stateText(f)), nil
-	}
 	p, err := j.Plan(ctx, "")
 	if err != nil {
 		return out, err
+	}
+	switch {
+	case f.State == journal.HandedOver && f.SettledAt.IsZero():
+		return s.settled(ctx, j, p, f, in.Failure)
+	case f.State == journal.Thawed || f.State == journal.HandedOver:
+		out.State = f.State
+		return out.explain(in.Failure, stateText(f)), nil
 	}
 	if f.State == journal.HandingOver {
 		accepted, err := s.destinationAccepted(ctx, p, f)
@@ -93,7 +117,14 @@ func (s Thaw) Run(ctx context.Context, in ThawInput) (ThawOutput, error) {
 		return out, err
 	}
 	f.State, f.EndedAt = journal.Thawed, s.Clock.Now()
-	return out.explain(in.Failure, stateText(f)), j.SaveFreeze(ctx, f)
+	if err := j.SaveFreeze(ctx, f); err != nil {
+		return out, err
+	}
+	took, err := measured(ctx, j, f)
+	if err != nil {
+		return out, err
+	}
+	return out.explain(in.Failure, stateText(f)), saveCutOver(ctx, j, took)
 }
 
 func stateText(f journal.Freeze) string {
@@ -117,28 +148,6 @@ func (s Thaw) giveBack(ctx context.Context, p migration.Plan, f journal.Freeze) 
 	return setBlocks(ctx, domain, before)
 }
 
-// settingsUpdater changes index settings.
-type settingsUpdater interface {
-	UpdateSettings(ctx context.Context, settings map[string]any, indices ...string) error
-}
-
-// setBlocks sets index.blocks.write of each index to the value given, "" meaning unset, one request a value. It returns the
-// indices whose request was answered.
-func setBlocks(ctx context.Context, domain settingsUpdater, blocks map[string]string) ([]string, error) {
-	groups := map[string][]string{}
-	for _, name := range slices.Sorted(maps.Keys(blocks)) {
-		groups[blocks[name]] = append(groups[blocks[name]], name)
-	}
-	set := []string{}
-	for _, block := range slices.Sorted(maps.Keys(groups)) {
-		if err := domain.UpdateSettings(ctx, map[string]any{"index.blocks.write": value(block)}, groups[block]...); err != nil {
-			return set, err
-		}
-		set = append(set, groups[block]...)
-	}
-	return set, nil
-}
-
 // destinationAccepted blocks the destination again and reports whether it took a write while it was being opened: then the
 // source no longer has everything and must not be opened.
 func (s Thaw) destinationAccepted(ctx context.Context, p migration.Plan, f journal.Freeze) (bool, error) {
@@ -160,12 +169,21 @@ func (s Thaw) destinationAccepted(ctx context.Context, p migration.Plan, f journ
 
 // goForward opens the destination, which has acknowledged writes that the source does not have.
 func (s Thaw) goForward(ctx context.Context, j *journal.Journal, p migration.Plan, f journal.Freeze, failure *Failure) (ThawOutput, error) {
-	out := ThawOutput{State: journal.HandedOver, Indices: []string{}, Error: string(fault.Unclassified)}
 	if _, err := setBlocks(ctx, s.Domain(p.Spec.Destination), f.Before); err != nil {
-		return out, err
+		return ThawOutput{State: f.State, Indices: []string{}, Error: string(fault.Unclassified)}, err
 	}
 	f.State, f.EndedAt = journal.HandedOver, s.Clock.Now()
-	return out.explain(failure, stateText(f)), j.SaveFreeze(ctx, f)
+	if err := j.SaveFreeze(ctx, f); err != nil {
+		return ThawOutput{State: f.State, Indices: []string{}, Error: string(fault.Unclassified)}, err
+	}
+	return s.settled(ctx, j, p, f, failure)
+}
+
+// settled does what a Finish that failed after the hand-over left undone.
+func (s Thaw) settled(ctx context.Context, j *journal.Journal, p migration.Plan, f journal.Freeze, failure *Failure) (ThawOutput, error) {
+	out := ThawOutput{State: f.State, Indices: []string{}, Error: string(fault.Unclassified)}
+	f, err := settle(ctx, j, s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination), p, f, s.Clock)
+	return out.explain(failure, stateText(f)), err
 }
 
 // explain fills in the error with which the execution ends: the innermost one, in words, and who takes writes.

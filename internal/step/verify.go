@@ -80,7 +80,7 @@ const (
 	sampledIndices  = 40 // of more, every so manieth
 	samplers        = 8  // indices sampled at once
 	// Of a replayed index that many of the latest changed documents are compared by hash; all were compared by count.
-	replayedSamples = 1000
+	replayedSamples = 200
 	replayedTime    = 5 * time.Second
 )
 

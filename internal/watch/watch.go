@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sfn/types"
 
 	"github.com/domainferry/domainferry/internal/fault"
+	"github.com/domainferry/domainferry/internal/migration"
 )
 
 // StepFunctions is what watching needs of the Step Functions client.
@@ -32,7 +33,9 @@ type Progress struct {
 	TotalBytes int64
 	Replaying  bool     // a pass of the replay runs beside the round
 	Predicted  *float64 // write downtime in seconds, once there is a prediction
+	Low, High  float64  // its range
 	Reason     string   // of the last decision
+	Question   string   // what the operator is asked and how to answer, while the execution waits for it
 }
 
 // String is one line for a terminal.
@@ -53,6 +56,12 @@ func (p Progress) String() string {
 	}
 	if p.Predicted != nil {
 		fmt.Fprintf(&b, "  predicted downtime %.1f s", *p.Predicted)
+		if p.High > 0 {
+			fmt.Fprintf(&b, " (%.1f to %.1f)", p.Low, p.High)
+		}
+	}
+	if p.Question != "" {
+		b.WriteString("\n" + p.Question)
 	}
 	return b.String()
 }
@@ -108,7 +117,8 @@ func (w Watcher) look(ctx context.Context, execution string, last Progress) (Pro
 		return last, err
 	}
 	p := last
-	p.State, p.Replaying = "", false
+	p.State, p.Replaying, p.Question = "", false, ""
+	token := ""
 	p.Phase, p.Percent, p.Bytes, p.TotalBytes = "", 0, 0, 0
 	var round string
 	var left, decided bool
@@ -137,11 +147,38 @@ func (w Watcher) look(ctx context.Context, execution string, last Progress) (Pro
 			} else if round == "" {
 				round = out.ExecutionArn
 			}
+		case token == "" && e.TaskScheduledEventDetails != nil:
+			token = tokenIn(aws.ToString(e.TaskScheduledEventDetails.Parameters))
 		case !decided && e.TaskSucceededEventDetails != nil:
 			decided = p.decision(aws.ToString(e.TaskSucceededEventDetails.Output))
 		}
 	}
+	if token != "" && p.State == asking {
+		p.Question = question(p.Reason, token)
+	}
 	return p, nil
+}
+
+// asking is the state that waits for the operator.
+const asking = "Ask"
+
+// tokenIn reads the task token that the state gave to the function.
+func tokenIn(parameters string) string {
+	var in struct{ Payload struct{ TaskToken string } }
+	if json.Unmarshal([]byte(parameters), &in) != nil {
+		return ""
+	}
+	return in.Payload.TaskToken
+}
+
+// question is why the operator is asked, and a command line for each answer.
+func question(reason, token string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "The write downtime does not fit the window: %s.\nAnswer within a week of the question:\n", reason)
+	for _, a := range migration.Answers(token) {
+		fmt.Fprintf(&b, "  %s:\n    %s\n", a.Meaning, a.Command)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
 func (w Watcher) newest(ctx context.Context, execution string) ([]types.HistoryEvent, error) {
@@ -160,7 +197,7 @@ func (p *Progress) decision(output string) bool {
 		Payload struct {
 			Action     string
 			Reason     string
-			Prediction *struct{ Seconds float64 }
+			Prediction *struct{ Seconds, Low, High float64 }
 		}
 	}
 	if json.Unmarshal([]byte(output), &out) != nil || out.Payload.Action == "" {
@@ -170,6 +207,9 @@ func (p *Progress) decision(output string) bool {
 	// The same number keeps its address, so that equal progress compares equal.
 	if d := out.Payload.Prediction; d != nil && (p.Predicted == nil || *p.Predicted != d.Seconds) {
 		p.Predicted = &d.Seconds
+	}
+	if d := out.Payload.Prediction; d != nil {
+		p.Low, p.High = d.Low, d.High
 	}
 	return true
 }

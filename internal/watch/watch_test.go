@@ -113,6 +113,31 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// While the execution waits for the operator, the question is there with a command line for each answer; once it is answered it is gone.
+func TestFollowAQuestion(t *testing.T) {
+	decided := succeeded(`{"action":"ask","reason":"it would be 9 s","prediction":{"seconds":9,"low":7,"high":12}}`)
+	asked := types.HistoryEvent{TaskScheduledEventDetails: &types.TaskScheduledEventDetails{Parameters: aws.String(`{"FunctionName":"ask","Payload":{"taskToken":"T0K/n=="}}`)}}
+	h := &histories{status: []types.ExecutionStatus{"RUNNING", "RUNNING", "SUCCEEDED"}, looks: []map[string][]types.HistoryEvent{
+		{"m": {asked, entered("Ask"), decided, entered("Decide")}},
+		{"m": {asked, entered("Ask"), decided, entered("Decide")}},
+		{"m": {entered("Freeze"), succeeded(`{"action":"cutover"}`), asked, entered("Ask"), decided, entered("Decide")}},
+	}}
+	var lines []string
+	synctest.Test(t, func(t *testing.T) {
+		if _, err := (Watcher{Client: h}).Follow(t.Context(), "m", func(p Progress) { lines = append(lines, p.String()) }); err != nil {
+			t.Error(err)
+		}
+	})
+	if len(lines) != 2 || strings.Contains(lines[1], "send-task-success") {
+		t.Fatalf("%d lines: %q", len(lines), lines)
+	}
+	for _, want := range []string{"predicted downtime 9.0 s (7.0 to 12.0)", "it would be 9 s", `aws stepfunctions send-task-success --task-token T0K/n== --task-output '{"action":"cutover"}'`, `'{"action":"warm"}'`, `'{"action":"stop"}'`} {
+		if !strings.Contains(lines[0], want) {
+			t.Errorf("the question does not say %q:\n%s", want, lines[0])
+		}
+	}
+}
+
 func TestFollowEnds(t *testing.T) {
 	h := &histories{err: errors.New("no such execution")}
 	if _, err := (Watcher{Client: h}).Follow(t.Context(), "m", func(Progress) { t.Error("reported") }); !errors.Is(err, h.err) || !strings.Contains(err.Error(), "m") {

@@ -1,4 +1,4 @@
-// Command decide is the Lambda that says whether to warm again, wait, cut over or stop (internal/step/decide.go).
+// Command decide is the Lambda that says whether to warm again, wait, cut over, ask or stop (internal/step/decide.go).
 package main
 
 import (
@@ -7,6 +7,7 @@ import (
 
 	"github.com/domainferry/domainferry/internal/clients"
 	"github.com/domainferry/domainferry/internal/lambdahost"
+	"github.com/domainferry/domainferry/internal/migration"
 	"github.com/domainferry/domainferry/internal/step"
 )
 
@@ -15,5 +16,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	lambdahost.Start(step.Decide{Journal: c.Journal}.Run)
+	lambdahost.Start(step.Decide{
+		Journal: c.Journal, Domain: func(e migration.Endpoint) step.DecideDomain { return c.Domain(e) }, Clock: step.WallClock{},
+	}.Run)
 }

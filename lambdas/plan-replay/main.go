@@ -17,6 +17,6 @@ func main() {
 		log.Fatal(err)
 	}
 	domain := func(e migration.Endpoint) step.PlanReplayDomain { return c.Domain(e) }
-	planner := func(from, to migration.Endpoint) step.PassPlanner { return c.Replayer(from, to) }
-	lambdahost.Start(step.PlanReplay{Journal: c.Journal, Domain: domain, Replay: planner, Clock: step.WallClock{}}.Run)
+	replayer := func(from, to migration.Endpoint) step.PassPlanner { return c.Replayer(from, to) }
+	lambdahost.Start(step.PlanReplay{Journal: c.Journal, Domain: domain, Replay: replayer, Clock: step.WallClock{}}.Run)
 }

@@ -17,5 +17,5 @@ func main() {
 		log.Fatal(err)
 	}
 	copier := func(from, to migration.Repository) step.CopyPublisher { return c.Copier(from, to) }
-	lambdahost.Start(step.PublishCopy{Journal: c.Journal, Copier: copier, Clock: step.WallClock{}}.Run)
+	lambdahost.Start(step.PublishCopy{Journal: c.Journal, Copier: copier, Blobs: c.Blobs, Clock: step.WallClock{}}.Run)
 }

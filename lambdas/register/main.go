@@ -1,4 +1,5 @@
-// Command register is the Lambda that registers the snapshot repository on both domains (internal/step/register.go).
+// Command register is the Lambda that registers the snapshot repository on both domains and raises the destination's throttles
+// (internal/step/register.go).
 package main
 
 import (
@@ -17,5 +18,5 @@ func main() {
 		log.Fatal(err)
 	}
 	domain := func(e migration.Endpoint) step.RegisterDomain { return c.Domain(e) }
-	lambdahost.Start(step.Register{Journal: c.Journal, Domain: domain}.Run)
+	lambdahost.Start(step.Register{Journal: c.Journal, Domain: domain, Clock: step.WallClock{}}.Run)
 }

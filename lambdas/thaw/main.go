@@ -1,4 +1,4 @@
-// Command thaw is the Lambda that gives writes back at the source (internal/step/thaw.go).
+// Command thaw is the Lambda that gives writes back at the source and puts raised throttles back (internal/step/thaw.go).
 package main
 
 import (

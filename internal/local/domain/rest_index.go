@@ -253,7 +253,7 @@ func handleGetMapping(r *request) (int, any, *apiError) {
 	out := map[string]any{}
 	for _, ix := range list {
 		m := any(cloneJSON(ix.mapping))
-		if r.domain.engine.before(7, 0) && len(ix.mapping) > 0 {
+		if r.domain.engine.before(7, 0) && len(ix.mapping) > 0 && r.flag("include_type_name", true) {
 			m = map[string]any{"_doc": m}
 		}
 		out[ix.name] = map[string]any{"mappings": m}

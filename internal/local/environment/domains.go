@@ -116,8 +116,11 @@ func (e *Environment) openDoor(ctx context.Context, cfg Config, name, address st
 	if n, ok := side.node.(*node.Node); ok {
 		automated = n.PrivateRepositories
 	}
+	if cfg.Profile == frontdoor.Open {
+		automated = ""
+	}
 	side.Door, err = frontdoor.New(frontdoor.Config{
-		Upstream: side.Direct, Engine: side.Engine, Address: address, GatewayRoot: filepath.Dir(e.Gateway.BucketPath(SourceBucket)), Region: Region,
+		Upstream: side.Direct, Engine: side.Engine, Profile: cfg.Profile, Address: address, GatewayRoot: filepath.Dir(e.Gateway.BucketPath(SourceBucket)), Region: Region,
 		Authorizer: authorizer{verifier()}, AutomatedRoot: automated, AutomatedEvery: time.Hour, Faults: cfg.Faults.door(name), Log: log,
 	})
 	if err != nil {

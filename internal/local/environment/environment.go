@@ -61,10 +61,11 @@ const (
 // Config says what to start.
 type Config struct {
 	Engines             Engines
-	Source, Destination string // engines, "elasticsearch-7.10.2"
-	LambdaDir           string // <function>/bootstrap for every function, as make build leaves them
-	LogDir              string // logs of every part
-	Heap                string // of a real node; "" is the launcher's default
+	Source, Destination string            // engines, "elasticsearch-7.10.2"
+	Profile             frontdoor.Profile // of both front doors; Amazon when empty. An open one has no automated snapshots
+	LambdaDir           string            // <function>/bootstrap for every function, as make build leaves them
+	LogDir              string            // logs of every part
+	Heap                string            // of a real node; "" is the launcher's default
 	Faults              Faults
 	Addresses           Addresses
 	Progress            io.Writer // what is being started, a line each

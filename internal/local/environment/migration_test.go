@@ -115,6 +115,7 @@ func TestStopInsideTheFreezeGivesWritesBack(t *testing.T) {
 		t.Run(state, func(t *testing.T) {
 			env := environmenttest.Start(t, config(t))
 			fill(t, env, 1<<20)
+			writeLate(env)
 			stopped := make(chan error, 1)
 			entered(env, state, func(x *asl.Execution) {
 				_, err := env.StepFunctions().StopExecution(context.Background(), &sfn.StopExecutionInput{
@@ -145,6 +146,18 @@ func TestStopInsideTheFreezeGivesWritesBack(t *testing.T) {
 			}
 		})
 	}
+}
+
+// writeLate writes a document whenever a freeze begins, so that the final round has something to move.
+func writeLate(env *environment.Environment) {
+	env.Engine.Observe(asl.Observer{StateEntered: func(s asl.StateEntered) {
+		if s.State != "Freeze" {
+			return
+		}
+		if resp, err := http.Post(env.Source.Direct+"/logs/_doc?routing=a", "application/json", strings.NewReader(`{"message":"at the last moment"}`)); err == nil {
+			resp.Body.Close()
+		}
+	}})
 }
 
 // writable waits, 30 seconds at most, until exactly one side takes a write to logs, and returns it.

@@ -57,8 +57,8 @@ func (i invoker) Invoke(ctx context.Context, arn string, payload []byte) ([]byte
 	return out, nil
 }
 
-// addMachines gives the engine the embedded definitions and stands in for the deployment's rule: an execution of the migration
-// machine that fails, times out or is stopped has its writes given back.
+// addMachines gives the engine the embedded definitions and stands in for the deployment's rule: thaw is called at every end of an
+// execution of the migration machine. It gives writes back, unless they were handed over, and puts raised settings back.
 func (e *Environment) addMachines() error {
 	e.Engine = asl.New(asl.Config{Lambda: invoker{e.Lambdas}, Region: Region, Account: Account})
 	substitutions := map[string]string{
@@ -85,7 +85,7 @@ func (e *Environment) addMachines() error {
 			return
 		}
 		switch c.Status {
-		case asl.Failed, asl.TimedOut, asl.Aborted:
+		case asl.Succeeded, asl.Failed, asl.TimedOut, asl.Aborted:
 			e.running.Go(func() { e.thaw(c.Execution.ARN) })
 		}
 	}})

@@ -314,6 +314,8 @@ func TestProfileAmazon(t *testing.T) {
 		{"PUT", "/_cluster/settings", `{"persistent":{"action":{"auto_create_index":false}}}`, nil, true},
 		{"PUT", "/_cluster/settings", `{"transient":{"action.auto_create_index":"false"}}`, nil, true},
 		{"PUT", "/_cluster/settings", `{"persistent":{"indices.recovery.max_bytes_per_sec":"1gb"}}`, nil, true},
+		{"PUT", "/_cluster/settings", `{"persistent":{"indices.recovery.max_bytes_per_sec":null}}`, nil, true},
+		{"PUT", "/_cluster/settings", `{"persistent":{"cluster.routing.allocation.node_initial_primaries_recoveries":"16"}}`, nil, true},
 		{"PUT", "/_cluster/settings", `{"persistent":{"cluster.max_shards_per_node":5}}`, []string{es68, es71, es710, os13}, true},
 		{"PUT", "/_cluster/settings", `{"persistent":{"cluster.blocks.read_only":false}}`, []string{es68}, true},
 		{"PUT", "/_cluster/settings", `{"persistent":{"search.phase_took_enabled":true}}`, []string{os219, os37}, true},

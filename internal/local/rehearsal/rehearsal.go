@@ -263,41 +263,30 @@ func writeJSON(path string, v any) error {
 	return os.WriteFile(path, append(body, '\n'), 0o644)
 }
 
-// Print writes the rounds, the verdict and the three downtimes for a terminal.
-func (r Report) Print(w io.Writer) {
-	fmt.Fprintf(w, "\n%s -> %s (%s)\n\n", r.Engines.Source, r.Engines.Destination, r.EnginesAre)
-	fmt.Fprintf(w, "%-6s %-6s %22s %22s %34s\n", "round", "", "snapshot", "copy", "restore (recovered, reused)")
+// Print writes what each round and pass moved, the report, and what the clients saw, for a terminal.
+func (r Report) Print(w io.Writer) error {
+	fmt.Fprintf(w, "\n%-6s %-6s %22s %22s %44s\n", "round", "", "snapshot", "copy", "restore (recovered, reused; indices)")
 	for _, x := range r.Rounds {
-		kind := "warm"
-		if x.Final {
-			kind = "final"
-		}
-		fmt.Fprintf(w, "%-6d %-6s %10s in %6.2f s %10s in %6.2f s %10s, %9s in %6.2f s\n", x.Number, kind, mb(x.Snapshot.Bytes), x.Snapshot.Seconds,
-			mb(x.Copy.Bytes), x.Copy.Seconds, mb(x.Restore.RecoveredBytes), mb(x.Restore.ReusedBytes), x.Restore.Seconds)
+		fmt.Fprintf(w, "%-6d %-6s %10s in %6.2f s %10s in %6.2f s %10s, %9s; %d, %d skipped in %6.2f s\n", x.Number, kind(x.Final), mb(x.Snapshot.Bytes), x.Snapshot.Seconds,
+			mb(x.Copy.Bytes), x.Copy.Seconds, mb(x.Restore.RecoveredBytes), mb(x.Restore.ReusedBytes), x.Restore.Indices, x.Restore.Skipped, x.Restore.Seconds)
 	}
 	for _, x := range r.Passes {
-		kind := "warm"
-		if x.Final {
-			kind = "final"
-		}
-		fmt.Fprintf(w, "pass %-2d %-5s %d documents (%s) replayed, %d deleted in %.2f s\n", x.Number, kind, x.Documents, mb(x.Bytes), x.Deleted, x.Seconds)
+		fmt.Fprintf(w, "pass %-2d %-5s %d documents (%s) replayed, %d deleted in %.2f s\n", x.Number, kind(x.Final), x.Documents, mb(x.Bytes), x.Deleted, x.Seconds)
 	}
-	for _, x := range r.Indices {
-		fmt.Fprintf(w, "index %-12s last mile by %s %s\n", x.Name, x.LastMile, x.Reason)
+	fmt.Fprintln(w)
+	if err := r.Report.Print(w); err != nil {
+		return err
 	}
-	fmt.Fprintf(w, "\nverdict          %s (%d checks)\n", r.Verdict, len(r.Checks))
-	fmt.Fprintf(w, "write downtime   predicted %s, measured %s, seen by the client %s\n",
-		secs(r.WriteDowntime.PredictedSeconds), secs(r.WriteDowntime.MeasuredSeconds), secs(r.WriteDowntime.SeenByClientSeconds))
-	fmt.Fprintf(w, "writes           %d acknowledged, %d found at the destination (%d documents looked up)\n",
-		r.AcknowledgedWrites, r.WritesFoundAtDestination, r.Check.DocumentsChecked)
-	fmt.Fprintf(w, "all in all       %.1f s\n", r.TotalSeconds)
+	fmt.Fprintf(w, "%d checks; %d writes acknowledged, %d found at the destination (%d documents looked up); %s, all in all %.1f s\n",
+		len(r.Checks), r.AcknowledgedWrites, r.WritesFoundAtDestination, r.Check.DocumentsChecked, r.EnginesAre, r.TotalSeconds)
+	return nil
+}
+
+func kind(final bool) string {
+	if final {
+		return "final"
+	}
+	return "warm"
 }
 
 func mb(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
-
-func secs(s *float64) string {
-	if s == nil {
-		return "not known"
-	}
-	return fmt.Sprintf("%.2f s", *s)
-}

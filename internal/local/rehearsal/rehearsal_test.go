@@ -54,9 +54,14 @@ func TestOnTheModel(t *testing.T) {
 				t.Errorf("%d indices were on replay: %+v", onReplay, r.Indices)
 			}
 			checkReport(t, out, r)
-			r.Print(&progress)
-			if !strings.Contains(progress.String(), "verdict          verified") {
-				t.Errorf("what is printed does not show the verdict:\n%s", progress.String())
+			var printed strings.Builder
+			if err := r.Print(&printed); err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range []string{"opensearch-2.19.0, verified\n", "write downtime", "total ", "index countries  skipped: unchanged since round "} {
+				if !strings.Contains(printed.String(), want) {
+					t.Errorf("what is printed does not show %q:\n%s", want, printed.String())
+				}
 			}
 		})
 	}
