@@ -35,11 +35,11 @@ func (h hit) document() Document {
 	return Document{DocumentKey: DocumentKey{h.ID, h.Routing}, Found: h.Found, Version: h.Version, Source: h.Source}
 }
 
-// SampleDocuments returns up to n documents of an index in an order that seed and the documents' sequence numbers decide. The same
-// seed gives the same documents while nothing is written. Refresh before to see the latest.
-func (c *Client) SampleDocuments(ctx context.Context, index string, n int, seed int64) ([]Document, error) {
+// SampleDocuments returns up to n documents of an index whose sequence numbers lie in one of the ranges (at most 1,000 of them). Ranges
+// are found in the index's points: a random order over all documents would read a value of each. Refresh before to see the latest.
+func (c *Client) SampleDocuments(ctx context.Context, index string, ranges []SeqRange, n int) ([]Document, error) {
 	op := "sample documents of " + excerpt(index, 255)
-	if n <= 0 {
+	if n <= 0 || len(ranges) == 0 {
 		return nil, nil
 	}
 	if n > MaxSample {
@@ -51,14 +51,7 @@ func (c *Client) SampleDocuments(ctx context.Context, index string, n int, seed 
 			Hits []hit `json:"hits"`
 		} `json:"hits"`
 	}
-	body := map[string]any{
-		"size": n, "version": true, "_source": true,
-		"query": map[string]any{"function_score": map[string]any{
-			"query":        map[string]any{"match_all": map[string]any{}},
-			"random_score": map[string]any{"seed": seed, "field": "_seq_no"},
-			"boost_mode":   "replace",
-		}},
-	}
+	body := map[string]any{"size": n, "version": true, "_source": true, "query": seqNoQuery(ranges), "sort": []string{"_doc"}, "track_total_hits": false}
 	err := c.chunked(op, []string{index}, func(path string, _ []string) error {
 		return c.do(ctx, call{op: op, method: "POST", path: path + "/_search", body: body}, &a)
 	})

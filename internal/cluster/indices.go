@@ -244,28 +244,6 @@ func (c *Client) Refresh(ctx context.Context, indices ...string) error {
 	})
 }
 
-// Count counts the live documents of an index, nested ones not included. Refresh before to see the latest.
-func (c *Client) Count(ctx context.Context, index string) (int64, error) {
-	op := "count the documents of " + excerpt(index, 255)
-	var a struct {
-		Count  *int64       `json:"count"`
-		Shards shardOutcome `json:"_shards"`
-	}
-	err := c.chunked(op, []string{index}, func(path string, _ []string) error {
-		return c.do(ctx, call{op: op, method: "GET", path: path + "/_count"}, &a)
-	})
-	if err != nil {
-		return 0, err
-	}
-	if err := a.Shards.fault(op, c.endpoint); err != nil {
-		return 0, err
-	}
-	if a.Count == nil {
-		return 0, fault.Newf(fault.Unclassified, op, c.endpoint, "the answer holds no count")
-	}
-	return *a.Count, nil
-}
-
 // shardOutcome is the "_shards" of an answer that is made of many shards' answers.
 type shardOutcome struct {
 	Total, Successful, Failed int

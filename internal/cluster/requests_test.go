@@ -226,11 +226,6 @@ func TestRequests(t *testing.T) {
 			answers: map[string]string{"POST /a/_refresh": `{"_shards":{"total":2,"successful":1,"failed":1,"failures":[{"index":"a","shard":1,"reason":{"type":"x"}}]}}`},
 			want:    []string{"POST /a/_refresh"}, fault: fault.Unavailable,
 		},
-		"count": {
-			call:    func(ctx context.Context, c *Client) (any, error) { return c.Count(ctx, "a") },
-			answers: map[string]string{"GET /a/_count": `{"count":42,"_shards":{"total":1,"successful":1,"failed":0}}`},
-			want:    []string{"GET /a/_count"}, result: int64(42),
-		},
 		"descriptions": {
 			call: func(ctx context.Context, c *Client) (any, error) {
 				d, err := c.Describe(ctx, "a", "b", "c")
@@ -272,11 +267,12 @@ func TestRequests(t *testing.T) {
 				TotalBytes: 3, ReusedBytes: 1, RecoveredBytes: 2}},
 		},
 		"sample": {
-			call:    func(ctx context.Context, c *Client) (any, error) { return c.SampleDocuments(ctx, "a", 2, 7) },
+			call: func(ctx context.Context, c *Client) (any, error) {
+				return c.SampleDocuments(ctx, "a", []SeqRange{{3, 5}}, 2)
+			},
 			answers: map[string]string{"POST /a/_search": `{"_shards":{"failed":0},"hits":{"hits":[{"_id":"1","_routing":"r","_version":3,"_source":{"x":1}}]}}`},
-			want: []string{`POST /a/_search {"_source":true,"query":{"function_score":{"boost_mode":"replace","query":{"match_all":{}},` +
-				`"random_score":{"field":"_seq_no","seed":7}}},"size":2,"version":true}`},
-			result: []Document{{DocumentKey{"1", "r"}, true, 3, json.RawMessage(`{"x":1}`)}},
+			want:    []string{`POST /a/_search {"_source":true,"query":{"range":{"_seq_no":{"gt":3,"lte":5}}},"size":2,"sort":["_doc"],"track_total_hits":false,"version":true}`},
+			result:  []Document{{DocumentKey{"1", "r"}, true, 3, json.RawMessage(`{"x":1}`)}},
 		},
 		"get documents": {
 			call: func(ctx context.Context, c *Client) (any, error) {

@@ -50,6 +50,8 @@ type History struct {
 	// Either needs a round.
 	Changed []string
 	Follow  []string
+	// Open are copies of changed indices that the last round could not close, because a snapshot of the destination's own held them.
+	Open []string
 }
 
 const (
@@ -94,6 +96,11 @@ func decide(spec Spec, execution string, indices int, h History) Decision {
 			return Decision{}, false
 		}
 		d := again(fmt.Sprintf("%s; %s on replay", why, many(len(chosen))))
+		for i := range chosen {
+			for _, p := range h.Passes {
+				chosen[i].AfterPass = max(chosen[i].AfterPass, p.Number)
+			}
+		}
 		d.Switch = chosen
 		return d, true
 	}
@@ -203,6 +210,9 @@ func (h History) unready() string {
 				return fmt.Sprintf("index %s was moved once, as a whole, which says nothing of its next round", name)
 			}
 		}
+	}
+	if len(h.Open) > 0 {
+		return fmt.Sprintf("the last round could not close copies, a snapshot of the destination's own held them, and would hold up the cut-over: %s", few(h.Open))
 	}
 	if len(h.Follow) > 0 {
 		return fmt.Sprintf("the source's indices have changed and a round has to follow: %s", few(h.Follow))

@@ -402,8 +402,13 @@ type ahead struct {
 // look prepares the prediction; ok is false while too little has been measured.
 func look(indices int, h History) (a ahead, ok bool) {
 	a = ahead{laps: h.laps(), cutOvers: h.CutOvers, probe: h.Probe, indices: indices, replay: len(h.Replay) > 0}
+	// A pass before the last index went on replay says little of the passes with it.
+	complete := 0
+	for _, x := range h.Replay {
+		complete = max(complete, x.AfterPass)
+	}
 	for _, p := range h.Passes {
-		if !p.Final {
+		if !p.Final && p.Number > complete {
 			a.passes = append(a.passes, p)
 		}
 	}

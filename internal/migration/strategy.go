@@ -28,6 +28,8 @@ type OnReplay struct {
 	Index  string `json:"index"`
 	Base   int    `json:"base"` // the round whose checkpoints are the base
 	Reason string `json:"reason"`
+	// AfterPass is the last pass that was made without the index; the next one brings all that changed since the base.
+	AfterPass int `json:"afterPass,omitempty"`
 }
 
 // Has reports whether the index is on replay.

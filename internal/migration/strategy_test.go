@@ -82,7 +82,7 @@ func TestDecideOnReplay(t *testing.T) {
 		"replay switches after the first":  {by(LastMileReplay), History{Rounds: slow[:1], Measures: measured}, WarmAgain, []OnReplay{{Index: "logs", Base: 1}, {Index: "users", Base: 1}}, []string{"lastMile is replay; 2 indices go on replay"}, ""},
 		"replay, what did not move stays":  {by(LastMileReplay), History{Rounds: slow[:1], Measures: map[string]Measure{"logs": {Reused: 9}, "users": {Recovered: 1}}}, WarmAgain, []OnReplay{{Index: "users", Base: 1}}, nil, ""},
 		"replay, later ones follow": {by(LastMileReplay), History{Rounds: slow, Measures: measured, Passes: passes("me", 9), Strategies: Strategies{Replay: on("logs")}}, WarmAgain,
-			[]OnReplay{{Index: "users", Base: 2}}, nil, ""},
+			[]OnReplay{{Index: "users", Base: 2, AfterPass: 1}}, nil, ""},
 		"switch with a pause": {edit(func(s *Spec) { s.Rounds.Pause = Duration(time.Minute) }), History{Rounds: slow, Measures: measured}, WaitFirst, []OnReplay{{Index: "users", Base: 2}}, nil, ""},
 
 		"no pass yet":                    {spec, History{Rounds: slow, Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, []string{"two passes of the replay, of which 0 are made"}, "predicted"},

@@ -127,7 +127,8 @@ func (s Decide) look(ctx context.Context, j *journal.Journal, p migration.Plan, 
 	}
 	// The copies may be closed, and then have no statistics. Listing them is two requests.
 	destination := s.Domain(p.Spec.Destination)
-	if h.Probe.Destination, err = s.probe(func() error { _, err := destination.Indices(ctx); return err }); err != nil {
+	var copies []cluster.Index
+	if h.Probe.Destination, err = s.probe(func() error { copies, err = destination.Indices(ctx); return err }); err != nil {
 		return err
 	}
 	h.Probe.Destination /= 2
@@ -144,6 +145,16 @@ func (s Decide) look(ctx context.Context, j *journal.Journal, p migration.Plan, 
 	for _, x := range rounds {
 		if shards, seen := sequences[x.Name]; seen && !slices.EqualFunc(c.PerShard[x.Name], shards, func(then int64, now cluster.ShardSequence) bool { return then == now.GlobalCheckpoint }) {
 			h.Changed = append(h.Changed, x.Name)
+		}
+	}
+	// The last round closed what it restored, unless a snapshot of the destination's own held it: that would hold up the cut-over, too.
+	made, err := j.Copies(ctx)
+	if err != nil {
+		return err
+	}
+	for _, x := range copies {
+		if x.Open && !made.CannotClose && slices.Contains(h.Changed, x.Name) && !h.Measures[x.Name].Skipped {
+			h.Open = append(h.Open, x.Name)
 		}
 	}
 	h.Now = s.Clock.Now()

@@ -500,7 +500,7 @@ func only[T any](m map[string]T, indices []string) map[string]T {
 	return out
 }
 
-func (d *domain) SampleDocuments(_ context.Context, index string, n int, _ int64) ([]cluster.Document, error) {
+func (d *domain) SampleDocuments(_ context.Context, index string, _ []cluster.SeqRange, n int) ([]cluster.Document, error) {
 	list := d.documents[index]
 	return list[:min(n, len(list))], d.read("SampleDocuments")
 }

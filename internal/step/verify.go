@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -56,7 +57,7 @@ type VerifyDescriptions interface {
 
 // VerifyDocuments is how single documents are read.
 type VerifyDocuments interface {
-	SampleDocuments(ctx context.Context, index string, n int, seed int64) ([]cluster.Document, error)
+	SampleDocuments(ctx context.Context, index string, ranges []cluster.SeqRange, n int) ([]cluster.Document, error)
 	GetDocuments(ctx context.Context, index string, keys []cluster.DocumentKey) ([]cluster.Document, error)
 }
 
@@ -144,7 +145,7 @@ func compare(ctx context.Context, source, destination VerifyDomain, p migration.
 		group.Go(func() (err error) {
 			a, b := from[x.Name], to[x.Name]
 			if a.Present && b.Present && b.Started && i%stride == 0 {
-				if a.Samples, b.Samples, err = sample(groupCtx, source, destination, x.Name, samples); err != nil {
+				if a.Samples, b.Samples, err = sample(groupCtx, source, destination, x.Name, a, samples); err != nil {
 					return err
 				}
 			}
@@ -247,12 +248,9 @@ func describe(ctx context.Context, domain VerifyDomain, p migration.Plan) (map[s
 	return side, nil
 }
 
-// sample hashes some documents of the source and the same ones at the destination. The seed is the index's name, so that a
-// repeated verification looks at the same documents.
-func sample(ctx context.Context, source, destination VerifyDocuments, index string, n int) (from, to map[string]string, err error) {
-	h := fnv.New32a()
-	h.Write([]byte(index))
-	documents, err := source.SampleDocuments(ctx, index, n, int64(h.Sum32()))
+// sample hashes some documents of the source, as described, and the same ones at the destination.
+func sample(ctx context.Context, source, destination VerifyDocuments, index string, described verify.Index, n int) (from, to map[string]string, err error) {
+	documents, err := source.SampleDocuments(ctx, index, scattered(index, described, n), n)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -269,6 +267,28 @@ func sample(ctx context.Context, source, destination VerifyDocuments, index stri
 	}
 	to, err = digests(copies)
 	return from, to, err
+}
+
+// scattered are n short ranges of sequence numbers over the whole index, each of which one document is expected in. The index's name
+// decides them, so that a repeated verification looks at the same documents.
+func scattered(index string, x verify.Index, n int) []cluster.SeqRange {
+	if x.Docs == 0 || len(x.MaxSeqNo) == 0 {
+		return nil
+	}
+	numbers := slices.Max(x.MaxSeqNo) + 1
+	width := (numbers + x.Docs - 1) / x.Docs
+	if numbers <= width*int64(n) {
+		return []cluster.SeqRange{{From: -1, Upto: numbers}}
+	}
+	h := fnv.New64a()
+	h.Write([]byte(index))
+	random := rand.New(rand.NewPCG(h.Sum64(), uint64(n)))
+	ranges := make([]cluster.SeqRange, n)
+	for i := range ranges {
+		from := random.Int64N(numbers-width+1) - 1
+		ranges[i] = cluster.SeqRange{From: from, Upto: from + width}
+	}
+	return ranges
 }
 
 func digests(documents []cluster.Document) (map[string]string, error) {
