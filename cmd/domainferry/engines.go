@@ -23,7 +23,7 @@ func engineFlags(f *flag.FlagSet) *engineOptions {
 	f.StringVar(&o.engine, "engine", "auto", "nodes (real ones), model (built in, needs no Java), or auto: nodes when this machine can run them")
 	f.StringVar(&o.source, "source", "elasticsearch-7.10.2", "the source's engine")
 	f.StringVar(&o.destination, "destination", "opensearch-2.19.0", "the destination's engine")
-	f.StringVar(&o.window, "window", "", "downtimeWindow of the input; the default is 7s, and 60s with faults, which cost time")
+	f.StringVar(&o.window, "window", "", "downtimeWindow of the input; the default is 4s, and 60s with faults, which cost time")
 	f.StringVar(&o.faults, "faults", "", "faults to inject, comma-separated: 504, snapshot-in-progress, lambda-crash, s3-503, all")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of data and faults")
 	f.StringVar(&o.lambdas, "lambdas", "build/lambdas", "folder of the built Lambdas (make build)")
@@ -64,7 +64,7 @@ func (o *engineOptions) config(progress io.Writer, logs string) (environment.Con
 	faults, err := environment.ParseFaults(o.faults, o.seed)
 	cfg.Faults = faults
 	if o.window == "" {
-		o.window = "7s"
+		o.window = "4s"
 		if faults.String() != "" {
 			o.window = "60s"
 		}

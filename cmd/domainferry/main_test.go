@@ -55,7 +55,7 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 }
 
 func TestWindowFollowsTheFaults(t *testing.T) {
-	for faults, want := range map[string]string{"": "7s", "504": "60s", "all": "60s"} {
+	for faults, want := range map[string]string{"": "4s", "504": "60s", "all": "60s"} {
 		f := flag.NewFlagSet("test", flag.ContinueOnError)
 		o := engineFlags(f)
 		if err := f.Parse([]string{"-engine", "model", "-faults", faults}); err != nil {

@@ -75,6 +75,7 @@ const (
 	narrowest       = 1.1  // no range is narrower than a tenth
 	narrowestShift  = 0.03 // nor than 30 ms
 	memory          = 20   // rounds, and passes, that are looked back at
+	saturated       = 0.9  // the part of an index that moved, above which it may as well have been touched a hundred times
 	recent          = 3    // of them set what is expected next
 	compared        = 6    // of them set the range
 )
@@ -88,9 +89,10 @@ type line struct{ fixed, each float64 }
 func (l line) at(load float64) float64 { return l.fixed + l.each*load }
 
 // fit learns a line. The run with most to do gives the rate at volume, the recent ones the fixed part, and both are calibrated by the
-// recent ones, which are like the next one. A long run says little of a fixed part that is short beside it: then assumed counts more.
+// recent ones, which are like the next one. A long run says little of a fixed part that is short beside it: then assumed counts more,
+// by its doubt in seconds.
 // Medians, so that one odd run does not count. Runs without anything counted (all loads 0) predict that the last one is repeated.
-func fit(runs []sample, assumed float64) line {
+func fit(runs []sample, assumed, doubt float64) line {
 	if len(runs) == 0 {
 		return line{}
 	}
@@ -116,7 +118,7 @@ func fit(runs []sample, assumed float64) line {
 		return l
 	}
 	for range 10 {
-		parts := []weighted{{assumed, 1 / max(assumed, 0.1)}}
+		parts := []weighted{{assumed, 1 / doubt}}
 		for _, s := range late {
 			long := l.each * s.load
 			parts = append(parts, weighted{s.seconds - long, 1 / (0.1*long + 0.1*s.seconds + 0.01)})
@@ -200,7 +202,7 @@ func (h History) laps() []warmLap {
 // expected is the delta of a round over the indices named (nil: as a whole) that is interval seconds after the last of laps. What is
 // new in a snapshot grows with the time. What a restore moves does too, but not beyond the whole index: an update moves its segment,
 // and the second update of a segment moves nothing more.
-func expected(laps []warmLap, indices []string, interval float64) delta {
+func expected(laps []warmLap, indices []string, interval float64, saturate bool) delta {
 	late := laps[max(1, len(laps)-recent):]
 	if len(laps) == 1 {
 		late = nil
@@ -228,20 +230,27 @@ func expected(laps []warmLap, indices []string, interval float64) delta {
 	}
 	for _, name := range indices {
 		var fresh, moved []float64
-		size := 0.0
+		size, whole := 0.0, 0
 		for i, l := range late {
 			m, there := l.measures[name]
 			if !there || movedOnce(laps[:len(laps)-len(late)+i+1], name) {
 				continue
 			}
 			fresh = append(fresh, float64(m.Snapshot)/per(l))
-			moved = append(moved, hit(m.Recovered, m.Reused)/per(l))
-			if whole := m.Recovered + m.Reused; whole > 0 {
-				size = float64(whole)
+			if all := m.Recovered + m.Reused; all > 0 {
+				size = float64(all)
 			}
+			if saturate && float64(m.Recovered) > saturated*float64(m.Recovered+m.Reused) {
+				whole++ // how often its segments were touched beyond that cannot be told
+				continue
+			}
+			moved = append(moved, hit(m.Recovered, m.Reused)/per(l))
 		}
 		d.snapshot += median(fresh) * interval
 		moves := size * (1 - math.Exp(-median(moved)*interval))
+		if whole > len(moved) {
+			moves = size
+		}
 		d.restore += moves
 		if moves > d.largestBytes {
 			d.largest, d.largestBytes = name, moves
@@ -291,7 +300,7 @@ func moving(laps []warmLap, d delta) (snapshot, copied, restore float64) {
 		if len(shares) > 0 {
 			share = median(shares[max(0, len(shares)-recent):])
 		}
-		return fit(runs, assumed).at(whole * share)
+		return fit(runs, assumed, max(assumed, 0.1)).at(whole * share)
 	}
 	snapshot = phase(func(r Round) (int64, float64, []Share) { return r.Snapshot.Bytes, r.Snapshot.Seconds, r.Snapshot.Nodes }, d.snapshot, assumedSnapshot)
 	copied = phase(func(r Round) (int64, float64, []Share) { return r.Copy.Bytes, r.Copy.Seconds, nil }, d.copied, assumedCopy)
@@ -311,7 +320,7 @@ func walk(laps []warmLap) (snapshot, copied, restore []float64) {
 		if known := laps[t-1].measures; known == nil {
 			names = nil
 		}
-		d := expected(laps[:t], names, laps[t].interval)
+		d := expected(laps[:t], names, laps[t].interval, false)
 		s, c, r := moving(laps[:t], d)
 		snapshot = append(snapshot, miss(laps[t].Snapshot.Seconds, s))
 		copied = append(copied, miss(laps[t].Copy.Seconds, c))
@@ -376,12 +385,21 @@ func replays(passes []Pass) (runs []sample, perSecond float64) {
 	return runs, median(rates[max(0, len(rates)-recent):])
 }
 
+// pace is the line of a pass. Its fixed part grows with the shards, and what is assumed was seen with few.
+func pace(runs []sample) line {
+	var took []float64
+	for _, r := range runs[max(1, len(runs)-recent):] {
+		took = append(took, r.seconds)
+	}
+	return fit(runs, assumedPass, max(assumedPass, 0.1)+0.3*median(took))
+}
+
 // walkPasses is walk for the passes.
 func walkPasses(passes []Pass) (misses []float64) {
 	for t := max(2, len(passes)-compared); t < len(passes); t++ {
 		runs, perSecond := replays(passes[:t])
 		interval := passes[t].StartedAt.Sub(passes[t-1].StartedAt).Seconds()
-		misses = append(misses, miss(passes[t].Seconds, fit(runs, assumedPass).at(perSecond*max(0, interval))))
+		misses = append(misses, miss(passes[t].Seconds, pace(runs).at(perSecond*max(0, interval))))
 	}
 	return misses
 }
@@ -439,7 +457,8 @@ func (a ahead) at(sinceRound, sincePass float64, more int) Prediction {
 	var p Prediction
 	var d delta
 	if a.rounds {
-		d = expected(a.laps, a.onRounds, sinceRound)
+		// What has moved whole moves whole again, for all that is known. Further laps are reckoned by the rates: some have to be tried.
+		d = expected(a.laps, a.onRounds, sinceRound, more == 0 && sinceRound > 1)
 		s, c, r := moving(a.laps, d)
 		p.Snapshot = span(s, a.misses.snapshot, unknownFactor, more)
 		p.Copy = span(c, a.misses.copied, unknownFactor, more)
@@ -449,7 +468,7 @@ func (a ahead) at(sinceRound, sincePass float64, more int) Prediction {
 	if a.replay {
 		runs, perSecond := replays(a.passes)
 		p.Operations = int64(perSecond * max(0, sincePass))
-		p.Replay = span(fit(runs, assumedPass).at(perSecond*max(0, sincePass)), a.misses.replay, unknownFactor, more)
+		p.Replay = span(pace(runs).at(perSecond*max(0, sincePass)), a.misses.replay, unknownFactor, more)
 	}
 	a.overhead(&p)
 	whole := then(p.Freeze, beside(then(p.Snapshot, p.Copy, p.Restore), p.Replay), p.Verify, p.Finish, p.Transitions)

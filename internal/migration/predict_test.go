@@ -312,7 +312,7 @@ func TestFit(t *testing.T) {
 		"faster than at first": {[]sample{{1000, 100}, {100, 5}, {100, 5}}, 100, 5},
 		"order is no matter":   {[]sample{{100, 11}, {1000, 101}, {50, 6}}, 200, 21},
 	} {
-		if got := fit(c.runs, 0.5).at(c.load); math.Abs(got-c.wants) > 0.05*c.wants+1e-9 {
+		if got := fit(c.runs, 0.5, 0.5).at(c.load); math.Abs(got-c.wants) > 0.05*c.wants+1e-9 {
 			t.Errorf("%s: %v, want %v", name, got, c.wants)
 		}
 	}

@@ -37,7 +37,7 @@ type Options struct {
 	Progress func(done, total int64)
 }
 
-// Fill creates three indices in an empty domain and fills them: logs (60 % of the bytes, append-only), catalogue (30 %, nested
+// Fill creates three indices in an empty domain and fills them: logs (35 % of the bytes, append-only), catalogue (55 %, nested
 // attributes, a quarter of the documents with custom routing) and countries (10 %, static). The same seed and size give the same
 // documents. A _bulk of unknown outcome is repeated; any refused item is an error, and so is an index that exists already.
 func Fill(ctx context.Context, client Client, opts Options) (*Dataset, error) {
@@ -53,7 +53,7 @@ func Fill(ctx context.Context, client Client, opts Options) (*Dataset, error) {
 		{Name: "catalogue", Kind: Catalogue, Shards: 2, Replicas: 0, Aliases: []string{"catalogue-live"}, number: 1},
 		{Name: "countries", Kind: Static, Shards: 1, Replicas: 0, number: 2},
 	}}
-	percent := []int64{60, 30, 10}
+	percent := []int64{35, 55, 10}
 	for i := range dataset.Indices {
 		if err := create(ctx, client, &dataset.Indices[i]); err != nil {
 			return nil, err
