@@ -89,7 +89,11 @@ func (s Decide) Run(ctx context.Context, in DecideInput) (DecideOutput, error) {
 		longest = max(longest, out.Prediction.High) // an operator who is asked may accept more than the window
 	}
 	out.CutoverTimeoutSeconds = int(longest + grace.Seconds())
-	return out, j.SaveDocument(ctx, journal.DecisionFile, out.Decision)
+	if err := j.SaveDocument(ctx, journal.DecisionFile, out.Decision); err != nil {
+		return out, err
+	}
+	out.Switch = nil // of thousands of indices it would not fit the state machine's state
+	return out, nil
 }
 
 // look asks the domains what a decision depends on now: which indices on rounds were written to since the last round, what a round has

@@ -106,7 +106,11 @@ func TestDecideSavesTheSwitch(t *testing.T) {
 	}
 	w := arrange(t)
 	out, err := run(w)
-	if err != nil || len(out.Switch) != 1 || out.Switch[0].Index != "a" || out.Switch[0].Base != 2 || !out.ByRounds || !out.ByReplay || out.NextRound != 3 {
+	var kept migration.Decision
+	if _, err := w.journal().Document(t.Context(), journal.DecisionFile, &kept); err != nil || len(kept.Switch) != 1 || kept.Switch[0].Index != "a" || kept.Switch[0].Base != 2 {
+		t.Errorf("the journal keeps %+v, %v", kept, err)
+	}
+	if err != nil || len(out.Switch) != 0 || !out.ByRounds || !out.ByReplay || out.NextRound != 3 {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	w.wantLog("put strategies.json", "put decision.json")

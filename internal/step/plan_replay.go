@@ -26,7 +26,7 @@ type PlanReplayOutput struct {
 	StartedAt  time.Time       `json:"startedAt"`
 	Operations int64           `json:"operations"`
 	Slices     []int           `json:"slices"`
-	Dropped    []string        `json:"dropped"` // indices that went back to rounds, with the reason
+	Dropped    []string        `json:"dropped"` // indices that went back to rounds, with the reason; the first 100, the journal has all
 	Done       bool            `json:"done"`    // the pass is over
 	Record     *migration.Pass `json:"record"`  // of a pass that is over
 }
@@ -90,7 +90,7 @@ func (s PlanReplay) Run(ctx context.Context, in ReplayInput) (PlanReplayOutput, 
 	if err := s.drop(ctx, j, in, &state, drops); err != nil {
 		return out, err
 	}
-	for _, d := range drops {
+	for _, d := range drops[:min(100, len(drops))] {
 		out.Dropped = append(out.Dropped, d.Index+": "+d.Reason)
 	}
 	for _, x := range pass.Slices {

@@ -101,7 +101,11 @@ func (s Preflight) Run(ctx context.Context, in PreflightInput) (PreflightOutput,
 	if f, ok, err := j.Freeze(ctx); err != nil {
 		return PreflightOutput{}, err
 	} else if ok && f.State != journal.Thawed && f.Execution != in.Execution {
-		found.other = append(found.other, fault.Newf(fault.DestinationOccupied, "start migration "+spec.Migration, "its journal",
+		name := fault.Busy // until thaw has given writes back
+		if f.State == journal.HandedOver {
+			name = fault.DestinationOccupied
+		}
+		found.other = append(found.other, fault.Newf(name, "start migration "+spec.Migration, "its journal",
 			"execution %s left it in state %q at %s; %s", f.Execution, f.State, f.StartedAt.Format("2006-01-02 15:04:05Z"), freezeHint(f.State)))
 		return PreflightOutput{}, found.fault(spec.Migration)
 	}

@@ -167,10 +167,10 @@ func TestPreflightRefuses(t *testing.T) {
 			`{}`, func(w *world) { w.frozen(others, journal.HandedOver) }, fault.DestinationOccupied, []string{others, "another migration name"}, nil,
 		},
 		"frozen by another": {
-			`{}`, func(w *world) { w.frozen(others, journal.Frozen) }, fault.DestinationOccupied, []string{others, "run the thaw function"}, nil,
+			`{}`, func(w *world) { w.frozen(others, journal.Frozen) }, fault.Busy, []string{others, "run the thaw function"}, nil,
 		},
 		"half handed over by another": {
-			`{"mode":"assess"}`, func(w *world) { w.frozen(others, journal.HandingOver) }, fault.DestinationOccupied, []string{others}, nil,
+			`{"mode":"assess"}`, func(w *world) { w.frozen(others, journal.HandingOver) }, fault.Busy, []string{others}, nil,
 		},
 		"no answer": {`{}`, func(w *world) { w.answers["destination Info"] = []error{unknown("ask for the version")} }, fault.OutcomeUnknown, nil, nil},
 	} {
