@@ -61,20 +61,6 @@ func RestoreErrors(rounds []migration.Round) []RestoreBytes {
 	return list
 }
 
-// UnchangedSince gives, for each of the indices that the cut-over found unchanged, the last round that moved it. measures are by round;
-// a round that has none of an index did not move it.
-func UnchangedSince(unchanged []string, measures map[int]map[string]migration.Measure) map[string]int {
-	since := map[string]int{}
-	for _, index := range unchanged {
-		for round, moved := range measures {
-			if m, there := moved[index]; there && !m.Skipped {
-				since[index] = max(since[index], round)
-			}
-		}
-	}
-	return since
-}
-
 // Print writes the report for a terminal: the downtime phase by phase, how each index travelled, and what was found.
 func (r Report) Print(w io.Writer) error {
 	var b strings.Builder

@@ -1,7 +1,6 @@
 package report
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -56,16 +55,6 @@ func TestRestoreErrors(t *testing.T) {
 	want := []RestoreBytes{{1, 1000, 1000, 0}, {3, 900, 1000, 10}, {4, 1500, 1000, -50}, {5, 0, 0, 0}}
 	if !slices.Equal(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
-	}
-}
-
-func TestUnchangedSince(t *testing.T) {
-	moved, left := migration.Measure{Recovered: 9}, migration.Measure{Skipped: true}
-	got := UnchangedSince([]string{"a", "b", "never seen"}, map[int]map[string]migration.Measure{
-		1: {"a": moved, "b": moved, "c": moved}, 2: {"a": left, "b": moved, "c": moved}, 3: {"a": left, "b": left, "c": left}, 4: {"a": left, "c": moved},
-	})
-	if want := map[string]int{"a": 1, "b": 2}; !maps.Equal(got, want) {
-		t.Errorf("%v, want %v", got, want)
 	}
 }
 
