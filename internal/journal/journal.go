@@ -153,12 +153,6 @@ func (c Checkpoints) InSnapshot() []string {
 	return names
 }
 
-// RecordCheckpoints is MergeCheckpoints for those who need not know what is recorded then.
-func (j *Journal) RecordCheckpoints(ctx context.Context, c Checkpoints) error {
-	_, err := j.MergeCheckpoints(ctx, c)
-	return err
-}
-
 // MergeCheckpoints keeps the first record of an index in a round: an older checkpoint is the safe one when a snapshot is started
 // twice, and what the first request asked for stays in it. Indices that the first record did not have, or knew as another index of
 // that name, are added. It returns what is recorded then.

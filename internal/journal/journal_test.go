@@ -131,7 +131,7 @@ func TestCheckpointsKeepTheFirst(t *testing.T) {
 	}
 	first := Checkpoints{Round: 3, ReadAt: at, PerShard: map[string][]int64{"a": {5, -1}}}
 	for _, c := range []Checkpoints{first, {Round: 3, ReadAt: at.Add(time.Hour), PerShard: map[string][]int64{"a": {9, 9}}}} {
-		if err := j.RecordCheckpoints(t.Context(), c); err != nil {
+		if _, err := j.MergeCheckpoints(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -142,7 +142,7 @@ func TestCheckpointsKeepTheFirst(t *testing.T) {
 		t.Errorf("%d writes, want 1: there was nothing to add", m.puts)
 	}
 	// An index that joined the plan since gets its own, and the first one's stay.
-	if err := j.RecordCheckpoints(t.Context(), Checkpoints{Round: 3, PerShard: map[string][]int64{"a": {9, 9}, "b": {4}}}); err != nil {
+	if _, err := j.MergeCheckpoints(t.Context(), Checkpoints{Round: 3, PerShard: map[string][]int64{"a": {9, 9}, "b": {4}}}); err != nil {
 		t.Fatal(err)
 	}
 	if got, _, err := j.Checkpoints(t.Context(), 3); err != nil || !reflect.DeepEqual(got.PerShard, map[string][]int64{"a": {5, -1}, "b": {4}}) {
@@ -150,7 +150,7 @@ func TestCheckpointsKeepTheFirst(t *testing.T) {
 	}
 	// Another writer under way may still fail: that is no success.
 	m.err = &smithy.GenericAPIError{Code: "ConditionalRequestConflict"}
-	if err := j.RecordCheckpoints(t.Context(), Checkpoints{Round: 4}); !fault.Retryable(err) {
+	if _, err := j.MergeCheckpoints(t.Context(), Checkpoints{Round: 4}); !fault.Retryable(err) {
 		t.Errorf("a conflict: %v, want a retryable fault", err)
 	}
 }
@@ -273,7 +273,7 @@ func TestS3ErrorsBecomeFaults(t *testing.T) {
 				}
 			}
 			wantFault(t, owner, c.want)
-			err := j.RecordCheckpoints(t.Context(), Checkpoints{Round: 1})
+			_, err := j.MergeCheckpoints(t.Context(), Checkpoints{Round: 1})
 			wantFault(t, err, c.want)
 		})
 	}

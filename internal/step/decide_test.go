@@ -167,7 +167,7 @@ func TestDecideWhetherARoundIsNeeded(t *testing.T) {
 				w.must(w.journal().SavePass(t.Context(), p))
 			}
 			w.must(w.journal().SaveMeasures(t.Context(), 2, map[string]migration.Measure{"b": {Skipped: true}}))
-			w.must(w.journal().RecordCheckpoints(t.Context(), journal.Checkpoints{Round: 2, PerShard: map[string][]int64{"b": {10}}}))
+			w.checkpoints(journal.Checkpoints{Round: 2, PerShard: map[string][]int64{"b": {10}}})
 			w.replaying("a")
 			c.script(w)
 			out, err := decide(w).Run(t.Context(), DecideInput{Migration: "orders", Round: 2, Execution: mine})

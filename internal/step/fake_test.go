@@ -622,6 +622,13 @@ func (w *world) frozen(execution string, state journal.FreezeState) {
 	w.forget()
 }
 
+// checkpoints records a round's checkpoints.
+func (w *world) checkpoints(c journal.Checkpoints) {
+	w.t.Helper()
+	_, err := w.journal().MergeCheckpoints(w.t.Context(), c)
+	w.must(err)
+}
+
 // settled says that all was done after the hand-over.
 func (w *world) settled() {
 	w.t.Helper()

@@ -66,7 +66,7 @@ func (s Finish) Run(ctx context.Context, in FinishInput) (FinishOutput, error) {
 		}
 	}
 	// Before the replicas fill: their recovery must not crowd out the clients that are there now.
-	tuned := tuner{j, func(e migration.Endpoint) TuningDomain { return s.Domain(e) }, s.Clock}
+	tuned := newTuner(j, s.Domain, s.Clock)
 	p.Warnings = append(p.Warnings, tuned.end(ctx, in.Execution)...)
 	if f.SettledAt.IsZero() {
 		if f, err = settle(ctx, j, s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination), p, f, s.Clock); err != nil {

@@ -51,7 +51,7 @@ func (s Register) Run(ctx context.Context, in RegisterInput) (RegisterOutput, er
 	if out.Destination, err = s.register(ctx, p.Spec.Destination, out.Repository, repositoryRates(p.Engines.Destination, true), true); err != nil {
 		return out, err
 	}
-	return out, tuner{j, func(e migration.Endpoint) TuningDomain { return s.Domain(e) }, s.Clock}.raise(ctx, p, started)
+	return out, newTuner(j, s.Domain, s.Clock).raise(ctx, p, started)
 }
 
 // anyRegion is the endpoint that reaches buckets of every Region; Amazon documents it for buckets in us-east-1 and in another

@@ -77,8 +77,8 @@ func TestPlanReplay(t *testing.T) {
 // What the journal knows of the index before its snapshot goes into its base, so that the first pass notices what became of it since.
 func TestPlanReplayBaseHasIdentity(t *testing.T) {
 	w := replayWorld(t)
-	w.must(w.journal().RecordCheckpoints(t.Context(), journal.Checkpoints{Round: 4, PerShard: map[string][]int64{"a": {10, 11}},
-		Identities: map[string]journal.Identity{"a": {UUID: "uuid-then", Histories: []string{"h0", "h1"}}}}))
+	w.checkpoints(journal.Checkpoints{Round: 4, PerShard: map[string][]int64{"a": {10, 11}},
+		Identities: map[string]journal.Identity{"a": {UUID: "uuid-then", Histories: []string{"h0", "h1"}}}})
 	w.must(w.journal().SaveStrategies(t.Context(), migration.Strategies{Replay: []migration.OnReplay{{Index: "a", Base: 4}}}))
 	if _, err := runPlanReplay(w, false); err != nil {
 		t.Fatal(err)

@@ -113,8 +113,8 @@ func (w *world) replaying(indices ...string) {
 		s.Replay = append(s.Replay, migration.OnReplay{Index: name, Base: 2, Reason: "updated documents"})
 	}
 	w.must(w.journal().SaveStrategies(w.t.Context(), s))
-	w.must(w.journal().RecordCheckpoints(w.t.Context(), journal.Checkpoints{Round: 2, PerShard: map[string][]int64{"a": {10, 11}, "b": {10}}}))
-	w.must(w.journal().RecordCheckpoints(w.t.Context(), journal.Checkpoints{Round: 1, PerShard: map[string][]int64{"a": {1, 2}, "b": {3}}}))
+	w.checkpoints(journal.Checkpoints{Round: 2, PerShard: map[string][]int64{"a": {10, 11}, "b": {10}}})
+	w.checkpoints(journal.Checkpoints{Round: 1, PerShard: map[string][]int64{"a": {1, 2}, "b": {3}}})
 	w.forget()
 }
 

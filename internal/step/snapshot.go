@@ -107,7 +107,7 @@ func (s Snapshot) Run(ctx context.Context, in SnapshotInput) (SnapshotOutput, er
 	}
 	if !in.Final && in.Execution != "" {
 		// After a redrive: the thaw that followed the failure has put the tuning back.
-		tuning := tuner{r.journal, func(e migration.Endpoint) TuningDomain { return s.Domain(e) }, s.Clock}
+		tuning := newTuner(r.journal, s.Domain, s.Clock)
 		if err := tuning.raiseAgain(ctx, r.plan, out.StartedAt); err != nil {
 			return out, err
 		}

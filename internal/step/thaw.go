@@ -72,7 +72,7 @@ func (s Thaw) Run(ctx context.Context, in ThawInput) (ThawOutput, error) {
 		return out, err
 	}
 	byRule := in.Failure == nil
-	t := tuner{s.Journal.Migration(in.Migration), func(e migration.Endpoint) TuningDomain { return s.Domain(e) }, s.Clock}
+	t := newTuner(s.Journal.Migration(in.Migration), s.Domain, s.Clock)
 	if err := t.putBack(ctx, in.Execution, byRule); err != nil {
 		if byRule {
 			return out, fmt.Errorf("put back what was raised at the destination, by the journal's %s: %w", journal.TuningFile, err)

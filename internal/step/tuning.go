@@ -156,6 +156,11 @@ type tuner struct {
 	clock   Clock
 }
 
+// newTuner takes the domains of any step, whose own interface has more.
+func newTuner[D TuningDomain](j *journal.Journal, domain func(migration.Endpoint) D, clock Clock) tuner {
+	return tuner{j, func(e migration.Endpoint) TuningDomain { return domain(e) }, clock}
+}
+
 func (s tuner) load(ctx context.Context) (t Tuning, found bool, err error) {
 	found, err = s.journal.Document(ctx, journal.TuningFile, &t)
 	return t, found, err
