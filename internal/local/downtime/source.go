@@ -38,7 +38,10 @@ func (b *bench) grow(ctx context.Context, kind workload.Kind, bytes int64) error
 	}
 	index := string(kind)
 	ratio := 0.8 // of store to documents; learnt by the first part
-	var store int64
+	if b.filled.dataset != nil {
+		ratio = float64(b.filled.bytes) / float64(b.filled.dataset.Bytes())
+	}
+	store := b.filled.bytes // of the smaller size, which was put back
 	for part := 0; float64(store) < 0.97*float64(bytes); part++ {
 		if part == 8 {
 			return fmt.Errorf("fill %s to %s: it has %s after %d parts", index, mb(bytes), mb(store), part)
