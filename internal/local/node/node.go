@@ -282,6 +282,11 @@ func (n *Node) writeConfig() error {
 		// no domain of a usual size does.
 		"thread_pool.snapshot.max": 4,
 	}
+	if !n.Engine.before(7, 0) {
+		// The parent breaker counts garbage as used. The collector that the engines ship with is made to collect then; the serial one is
+		// not, and a node that refuses everything allocates nothing that would start it (seen: 429 for good at 95 % of the heap).
+		settings["indices.breaker.total.use_real_memory"] = false
+	}
 	transport := "transport.port"
 	if n.Engine.before(7, 1) {
 		transport = "transport.tcp.port"
