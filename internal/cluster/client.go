@@ -47,6 +47,7 @@ type Client struct {
 
 	mu      sync.Mutex
 	version *Version
+	asking  chan struct{} // closed when the one who asks for the version has an answer; nil when nobody asks
 }
 
 // New returns a client for the cluster at endpoint ("https://host[:port]"; a bare host name means https). transport signs and

@@ -352,7 +352,8 @@ func TestRecordedAnswers(t *testing.T) {
 		}
 	}
 	why, err := play(t, 799).ExplainAllocation(t.Context(), "x-mb", 0, true)
-	if err != nil || len(why) > 4000 || !strings.Contains(why, "5 failed attempts") || !strings.Contains(why, "NoSuchFileException") || !strings.Contains(why, "max_retry") {
+	if err != nil || len(why) > 4000 || !strings.Contains(why, "5 failed attempts") || !strings.Contains(why, "NoSuchFileException") || !strings.Contains(why, "max_retry") ||
+		!strings.Contains(why, "in order to retry") {
 		t.Errorf("explanation: %s, %v", why, err)
 	}
 	if name, _, known := Diagnose(why); !known || name != fault.RepositoryCorrupt {

@@ -57,6 +57,8 @@ func FuzzAnswers(f *testing.F) {
 		c.DiskFree(ctx)
 		c.Indices(ctx)
 		c.DataStreams(ctx)
+		c.Holder(ctx, "a")
+		c.WithoutTemplate(ctx, "a")
 		c.Repository(ctx, "s")
 		c.RunningSnapshots(ctx)
 		c.Snapshot(ctx, "r", "s")

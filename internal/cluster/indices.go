@@ -130,7 +130,8 @@ func (c *Client) UpdateSettings(ctx context.Context, settings map[string]any, in
 
 // AddWriteBlock blocks writes to the indices (index.blocks.write). By _block, which engines from 7.9 on have, it returns once writes
 // in flight are done; where the engine or the service refuses that endpoint, the setting is put instead, and in-flight writes may
-// still end after the call. Blocking a blocked index is no error. Remove the block with UpdateSettings.
+// still end after the call. That goes for the write index of a data stream too, which no engine blocks by _block. Blocking a blocked
+// index is no error. Remove the block with UpdateSettings.
 func (c *Client) AddWriteBlock(ctx context.Context, indices ...string) error {
 	const op = "block writes"
 	version, err := c.engine(ctx)
@@ -142,28 +143,57 @@ func (c *Client) AddWriteBlock(ctx context.Context, indices ...string) error {
 		return c.UpdateSettings(ctx, map[string]any{"index.blocks.write": true}, indices...)
 	}
 	return c.chunked(op, indices, func(path string, part []string) error {
-		var a struct {
-			acknowledgement
-			Indices []struct {
-				Name    string `json:"name"`
-				Blocked *bool  `json:"blocked"`
-			} `json:"indices"`
+		refusal := c.block(ctx, op, path, part)
+		if !refusesWriteIndices(refusal) {
+			return refusal
 		}
-		op := op + " to " + listed(part)
-		err := c.do(ctx, call{op: op, method: "PUT", path: path + "/_block/write", mutating: true}, &a)
-		if endpointRefused(err) {
-			return c.UpdateSettings(ctx, map[string]any{"index.blocks.write": true}, part...)
-		}
+		streams, err := c.DataStreams(ctx)
 		if err != nil {
 			return err
 		}
-		for _, i := range a.Indices {
-			if i.Blocked != nil && !*i.Blocked {
-				return fault.Newf(fault.OutcomeUnknown, op, c.endpoint, "index %s is not blocked on all of its shards yet", excerpt(i.Name, 255))
+		var writers []string
+		for _, s := range streams {
+			if n := len(s.Indices); n > 0 && slices.Contains(part, s.Indices[n-1]) {
+				writers = append(writers, s.Indices[n-1])
 			}
 		}
-		return c.acknowledged(op, a.acknowledgement)
+		if len(writers) == 0 {
+			return refusal
+		}
+		if err := c.UpdateSettings(ctx, map[string]any{"index.blocks.write": true}, writers...); err != nil {
+			return err
+		}
+		rest := slices.DeleteFunc(slices.Clone(part), func(name string) bool { return slices.Contains(writers, name) })
+		if len(rest) == 0 {
+			return nil
+		}
+		return c.chunked(op, rest, func(path string, part []string) error { return c.block(ctx, op, path, part) })
 	})
+}
+
+// block blocks writes to part, whose escaped path is given, by _block where that is offered.
+func (c *Client) block(ctx context.Context, op, path string, part []string) error {
+	var a struct {
+		acknowledgement
+		Indices []struct {
+			Name    string `json:"name"`
+			Blocked *bool  `json:"blocked"`
+		} `json:"indices"`
+	}
+	op += " to " + listed(part)
+	err := c.do(ctx, call{op: op, method: "PUT", path: path + "/_block/write", mutating: true}, &a)
+	if endpointRefused(err) {
+		return c.UpdateSettings(ctx, map[string]any{"index.blocks.write": true}, part...)
+	}
+	if err != nil {
+		return err
+	}
+	for _, i := range a.Indices {
+		if i.Blocked != nil && !*i.Blocked {
+			return fault.Newf(fault.OutcomeUnknown, op, c.endpoint, "index %s is not blocked on all of its shards yet", excerpt(i.Name, 255))
+		}
+	}
+	return c.acknowledged(op, a.acknowledgement)
 }
 
 // CannotClose reports whether a refusal of Close says that the domain does not offer it at all (Amazon before Elasticsearch 7.4).
@@ -359,75 +389,6 @@ func (c *Client) UpdateAliases(ctx context.Context, actions []AliasAction) error
 		list = append(list, map[string]any{verb: fields})
 	}
 	return c.change(ctx, call{op: op, method: "POST", path: "/_aliases", body: map[string]any{"actions": list}})
-}
-
-// DataStream is a data stream with its backing indices, the write index last.
-type DataStream struct {
-	Name    string
-	Indices []string
-}
-
-// backingIndex is how the engines name the indices of a data stream.
-var backingIndex = regexp.MustCompile(`^\.ds-(.+?)(-\d{4}\.\d{2}\.\d{2})?-\d{6}$`)
-
-// DataStreams lists the data streams by name; none on engines that have no such thing. Where the service does not offer
-// _data_stream, streams are derived from the names of their backing indices.
-func (c *Client) DataStreams(ctx context.Context) ([]DataStream, error) {
-	const op = "list data streams"
-	version, err := c.engine(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if !version.AtLeast(Elasticsearch, 7, 9) {
-		return nil, nil
-	}
-	var a struct {
-		DataStreams []struct {
-			Name    string `json:"name"`
-			Indices []struct {
-				Name string `json:"index_name"`
-			} `json:"indices"`
-		} `json:"data_streams"`
-	}
-	var streams []DataStream
-	err = c.do(ctx, call{op: op, method: "GET", path: "/_data_stream"}, &a)
-	f, refused := fault.As(err)
-	switch {
-	case err == nil:
-		for _, s := range a.DataStreams {
-			d := DataStream{Name: s.Name}
-			for _, i := range s.Indices {
-				d.Indices = append(d.Indices, i.Name)
-			}
-			streams = append(streams, d)
-		}
-	case refused && f.Name == fault.RequestRefused:
-		// Without the module, the engine takes "_data_stream" for an index name, or knows the path with other methods only.
-		indices, err := c.Indices(ctx)
-		if err != nil {
-			return nil, err
-		}
-		streams = derivedStreams(indices)
-	default:
-		return nil, err
-	}
-	slices.SortFunc(streams, func(a, b DataStream) int { return cmp.Compare(a.Name, b.Name) })
-	return streams, nil
-}
-
-func derivedStreams(indices []Index) []DataStream {
-	byName := map[string][]string{}
-	for _, i := range indices {
-		if m := backingIndex.FindStringSubmatch(i.Name); m != nil {
-			byName[m[1]] = append(byName[m[1]], i.Name)
-		}
-	}
-	var streams []DataStream
-	for name, backing := range byName {
-		slices.SortFunc(backing, func(a, b string) int { return cmp.Compare(a[len(a)-6:], b[len(b)-6:]) })
-		streams = append(streams, DataStream{name, backing})
-	}
-	return streams
 }
 
 // isMissing reports whether err is a 404 that says that the thing itself does not exist.

@@ -54,6 +54,9 @@ func (c *Client) ShardHistories(ctx context.Context, indices ...string) (map[str
 		var terms map[string]map[string]int64
 		group, groupCtx := errgroup.WithContext(ctx)
 		group.Go(func() (err error) { terms, err = c.primaryTerms(groupCtx, op, path); return err })
+		// Whoever reads histories searches the shards next, and that differs by version: asked beside it costs no time. A failure is
+		// the business of who needs the answer.
+		group.Go(func() error { _, _ = c.engine(groupCtx); return nil })
 		stats, err := c.primaryStats(ctx, primaryQuery{
 			op: op, path: path, indices: part, hint: "The index was created before Elasticsearch 6.0. Move it by rounds, or reindex it on the source.",
 			fields: "_shards,indices.*.uuid,indices.*.shards.*.routing,indices.*.shards.*.seq_no,indices.*.shards.*.commit.user_data.history_uuid",

@@ -110,9 +110,11 @@ func TestRequests(t *testing.T) {
 			want:    []string{`PUT /_snapshot/mig {"settings":{"bucket":"b","readonly":"true"},"type":"s3"}`},
 		},
 		"not acknowledged": {
-			call:    func(ctx context.Context, c *Client) (any, error) { return nil, c.DeleteRepository(ctx, "mig") },
-			answers: map[string]string{"DELETE /_snapshot/mig": `{"acknowledged":false}`},
-			want:    []string{"DELETE /_snapshot/mig"},
+			call: func(ctx context.Context, c *Client) (any, error) {
+				return nil, c.PutRepository(ctx, "mig", Repository{"s3", map[string]string{"bucket": "b"}})
+			},
+			answers: map[string]string{"PUT /_snapshot/mig": `{"acknowledged":false}`},
+			want:    []string{`PUT /_snapshot/mig {"settings":{"bucket":"b"},"type":"s3"}`},
 			fault:   fault.OutcomeUnknown,
 		},
 		"repository, nested settings": {
@@ -303,9 +305,68 @@ func TestRequests(t *testing.T) {
 		"data streams that the service does not offer": {
 			call: func(ctx context.Context, c *Client) (any, error) { return c.DataStreams(ctx) },
 			answers: map[string]string{"GET /": rootOS219, "GET /_data_stream": `401 {"Message":"Your request: '/_data_stream' is not allowed."}`,
-				"GET /_cat/indices":   `[{"index":".ds-d-x-000002"},{"index":".ds-d-x-000001"}]`,
-				"GET /_all/_settings": `{".ds-d-x-000001":{"settings":{}},".ds-d-x-000002":{"settings":{}}}`},
-			result: []DataStream{{"d-x", []string{".ds-d-x-000001", ".ds-d-x-000002"}}},
+				"GET /_resolve/index/*": `{"indices":[{"name":"plain"}],"aliases":[],"data_streams":[{"name":"d-x","backing_indices":[".ds-d-x-000002",".ds-d-x-000001",".ds-d-x-1000000"]}]}`},
+			result: []DataStream{{"d-x", []string{".ds-d-x-000001", ".ds-d-x-000002", ".ds-d-x-1000000"}}},
+		},
+		"write block of a data stream": {
+			call: func(ctx context.Context, c *Client) (any, error) {
+				return nil, c.AddWriteBlock(ctx, "a", ".ds-d-000001", ".ds-d-000002")
+			},
+			answers: map[string]string{"GET /": rootOS219,
+				"PUT /a,.ds-d-000001,.ds-d-000002/_block/write": `400 {"error":{"type":"illegal_argument_exception","reason":"cannot add a block to the following data stream write indices [.ds-d-000002]"},"status":400}`,
+				"GET /_data_stream":                             `{"data_streams":[{"name":"d","indices":[{"index_name":".ds-d-000001"},{"index_name":".ds-d-000002"}]},{"name":"other","indices":[{"index_name":".ds-other-000001"}]}]}`,
+				"PUT /.ds-d-000002/_settings":                   ack,
+				"PUT /a,.ds-d-000001/_block/write":              `{"acknowledged":true,"shards_acknowledged":true,"indices":[{"name":"a","blocked":true},{"name":".ds-d-000001","blocked":true}]}`},
+			want: []string{"GET /", "PUT /a,.ds-d-000001,.ds-d-000002/_block/write", "GET /_data_stream",
+				`PUT /.ds-d-000002/_settings {"index.blocks.write":true}`, "PUT /a,.ds-d-000001/_block/write"},
+		},
+		"delete a data stream": {
+			call:    func(ctx context.Context, c *Client) (any, error) { return nil, c.DeleteDataStream(ctx, "d") },
+			answers: map[string]string{"DELETE /_data_stream/d": missing("index_not_found_exception")},
+			want:    []string{"DELETE /_data_stream/d"},
+		},
+		"delete a data stream where that is not offered": {
+			call:    func(ctx context.Context, c *Client) (any, error) { return nil, c.DeleteDataStream(ctx, "d") },
+			answers: map[string]string{"DELETE /_data_stream/d": `401 {"Message":"Your request: '/_data_stream/d' is not allowed."}`},
+			want:    []string{"DELETE /_data_stream/d"}, fault: fault.RequestRefused,
+		},
+		"what has a name": {
+			call: func(ctx context.Context, c *Client) (any, error) {
+				var kinds []string
+				for _, name := range []string{"s", "i", "a", "none"} {
+					kind, err := c.Holder(ctx, name)
+					if err != nil {
+						return nil, err
+					}
+					kinds = append(kinds, kind)
+				}
+				return kinds, nil
+			},
+			answers: map[string]string{
+				"GET /_resolve/index/s":    `{"indices":[],"aliases":[],"data_streams":[{"name":"s","backing_indices":[".ds-s-000001"],"timestamp_field":"@timestamp"}]}`,
+				"GET /_resolve/index/i":    `{"indices":[{"name":"i","attributes":["open"]}],"aliases":[],"data_streams":[]}`,
+				"GET /_resolve/index/a":    `{"indices":[],"aliases":[{"name":"a","indices":["i"]}],"data_streams":[]}`,
+				"GET /_resolve/index/none": `{"indices":[],"aliases":[],"data_streams":[]}`,
+			},
+			result: []string{"data stream", "index", "alias", ""},
+		},
+		"data streams without template": {
+			call: func(ctx context.Context, c *Client) (any, error) {
+				without, known, err := c.WithoutTemplate(ctx, "logs-a", "logs-b", "traces", "none")
+				return []any{without, known}, err
+			},
+			answers: map[string]string{"GET /_index_template": `{"index_templates":[
+				{"name":"1","index_template":{"index_patterns":["logs-*","traces"],"data_stream":{"timestamp_field":{"name":"@timestamp"}}}},
+				{"name":"2","index_template":{"index_patterns":["logs-b"],"priority":5}}]}`},
+			want: []string{"GET /_index_template"}, result: []any{[]string{"logs-b", "none"}, true},
+		},
+		"templates that cannot be seen": {
+			call: func(ctx context.Context, c *Client) (any, error) {
+				without, known, err := c.WithoutTemplate(ctx, "d")
+				return []any{len(without), known}, err
+			},
+			answers: map[string]string{"GET /_index_template": `401 {"Message":"Your request: '/_index_template' is not allowed."}`},
+			result:  []any{0, false},
 		},
 		"compatibility override": {
 			call: func(ctx context.Context, c *Client) (any, error) { return c.Info(ctx) },

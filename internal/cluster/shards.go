@@ -191,11 +191,16 @@ func (c *Client) ExplainAllocation(ctx context.Context, index string, shard int,
 				continue
 			}
 			said[d.Decider] = true
-			words := d.Explanation
-			for _, nested := range []string{" because of [", ", [unassigned_info["} {
-				words, _, _ = strings.Cut(words, nested)
+			words, _, _ := strings.Cut(d.Explanation, ", [unassigned_info[")
+			if before, details, ok := strings.Cut(words, " because of ["); ok {
+				// What follows the details tells whether the domain has given up.
+				const end = "] - "
+				words = before
+				if i := strings.LastIndex(details, end); i >= 0 {
+					words += details[i+1:]
+				}
 			}
-			fmt.Fprintf(&b, "; node %s, %s: %s", excerpt(n.Name, 80), excerpt(d.Decider, 60), excerpt(words, 400))
+			fmt.Fprintf(&b, "; node %s, %s: %s", excerpt(n.Name, 80), excerpt(d.Decider, 60), excerpt(words, 600))
 		}
 	}
 	return b.String(), nil

@@ -69,20 +69,6 @@ func (c *Client) PutRepository(ctx context.Context, name string, repository Repo
 	return c.change(ctx, call{op: op, method: "PUT", path: path, body: map[string]any{"type": repository.Type, "settings": settings}})
 }
 
-// DeleteRepository removes a registration; the data stays. A missing one is no error.
-func (c *Client) DeleteRepository(ctx context.Context, name string) error {
-	op := "remove repository " + name
-	path, err := c.snapshotPath(op, name)
-	if err != nil {
-		return err
-	}
-	err = c.change(ctx, call{op: op, method: "DELETE", path: path})
-	if isMissing(err, "repository_missing_exception") {
-		return nil
-	}
-	return err
-}
-
 // RunningSnapshot is a snapshot that is being taken.
 type RunningSnapshot struct{ Repository, Name, State string }
 
@@ -111,13 +97,15 @@ const (
 
 // Snapshot is a snapshot as the repository tells it.
 type Snapshot struct {
-	Name     string
-	UUID     string
-	State    string // SnapshotInProgress, SnapshotSuccess, SnapshotPartial, SnapshotFailed, "INCOMPATIBLE"
-	Version  string // of the engine that took it
-	Indices  []string
-	Shards   ShardCounts
-	Failures []ShardFailure
+	Name    string
+	UUID    string
+	State   string   // SnapshotInProgress, SnapshotSuccess, SnapshotPartial, SnapshotFailed, "INCOMPATIBLE"
+	Version string   // of the engine that took it
+	Indices []string // backing indices of data streams included
+	// DataStreams are those that the snapshot holds whole; a snapshot of backing indices by their names holds none.
+	DataStreams []string
+	Shards      ShardCounts
+	Failures    []ShardFailure
 	// StartTime and EndTime are in UTC; EndTime is zero while the snapshot runs.
 	StartTime, EndTime time.Time
 	Metadata           map[string]any // as given to CreateSnapshot; nil before 7.3
@@ -149,6 +137,7 @@ func (c *Client) Snapshot(ctx context.Context, repository, name string) (snapsho
 			State    string      `json:"state"`
 			Version  string      `json:"version"`
 			Indices  []string    `json:"indices"`
+			Streams  []string    `json:"data_streams"`
 			Shards   ShardCounts `json:"shards"`
 			Failures []struct {
 				Index  string `json:"index"`
@@ -172,7 +161,7 @@ func (c *Client) Snapshot(ctx context.Context, repository, name string) (snapsho
 			continue
 		}
 		snapshot = Snapshot{
-			Name: s.Snapshot, UUID: s.UUID, State: s.State, Version: s.Version, Indices: s.Indices, Shards: s.Shards,
+			Name: s.Snapshot, UUID: s.UUID, State: s.State, Version: s.Version, Indices: s.Indices, DataStreams: s.Streams, Shards: s.Shards,
 			StartTime: millis(s.Start), EndTime: millis(s.End), Metadata: s.Metadata,
 		}
 		for _, f := range s.Failures {
@@ -198,7 +187,7 @@ func millis(n int64) time.Time {
 
 // SnapshotRequest says what a snapshot is to hold.
 type SnapshotRequest struct {
-	Indices  []string       // explicit names, closed ones not included
+	Indices  []string       // explicit names of indices, closed ones not included, and of data streams
 	Metadata map[string]any // kept with the snapshot; not sent to engines before 7.3, which refuse it
 }
 
@@ -359,7 +348,7 @@ func (c *Client) SnapshotProgress(ctx context.Context, repository, name string) 
 
 // RestoreRequest says what to restore and how.
 type RestoreRequest struct {
-	Indices        []string       // explicit names; an existing index must be closed
+	Indices        []string       // explicit names of indices and data streams; an existing index must be closed
 	IncludeAliases bool           // false: an existing index keeps its own aliases
 	IgnoreSettings []string       // settings of the snapshot to drop; simple wildcards are allowed
 	Settings       map[string]any // settings to override, flat keys; wins over IgnoreSettings

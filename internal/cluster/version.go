@@ -120,15 +120,34 @@ func (v *Version) setNumber(number string) error {
 	return nil
 }
 
-// engine returns the version, asking once.
+// engine returns the version. Of callers that come at the same time one asks and the others wait for its answer; when that one fails,
+// the next one asks, because the failure may have been its own (a context that ended).
 func (c *Client) engine(ctx context.Context) (Version, error) {
-	c.mu.Lock()
-	known := c.version
-	c.mu.Unlock()
-	if known != nil {
-		return *known, nil
+	for {
+		c.mu.Lock()
+		if known := c.version; known != nil {
+			c.mu.Unlock()
+			return *known, nil
+		}
+		asked := c.asking
+		if asked == nil {
+			c.asking = make(chan struct{})
+		}
+		c.mu.Unlock()
+		if asked == nil {
+			v, err := c.Info(ctx)
+			c.mu.Lock()
+			close(c.asking)
+			c.asking = nil
+			c.mu.Unlock()
+			return v, err
+		}
+		select {
+		case <-asked:
+		case <-ctx.Done():
+			return Version{}, fault.Newf(fault.Unavailable, "ask for the version", c.endpoint, "not sent: %w", ctx.Err())
+		}
 	}
-	return c.Info(ctx)
 }
 
 // openSearchMask marks OpenSearch version ids (org.opensearch.Version.MASK).

@@ -32,7 +32,7 @@ type Target struct {
 func Run(t *testing.T, target Target) {
 	t.Run(target.Name, func(t *testing.T) {
 		url, root := target.Start(t)
-		for _, f := range slices.Concat(facts, replayFacts) {
+		for _, f := range slices.Concat(facts, replayFacts, streamFacts) {
 			t.Run(f.name, func(t *testing.T) {
 				name := strings.ReplaceAll(f.name, " ", "-")
 				c := &cluster{T: t, url: url, root: root, engine: target.Engine, index: "c-" + name, repo: name}

@@ -79,6 +79,7 @@ type Domain struct {
 	uuid         string
 	nodes        []*node
 	indices      map[string]*index
+	streams      map[string]*dataStream
 	templates    map[string]map[string]any // kind -> name -> body
 	persistent   map[string]any
 	transient    map[string]any
@@ -87,6 +88,7 @@ type Domain struct {
 	restores     []*runningRestore
 	scrolls      map[string]*scroll
 	failing      map[shardKey]string
+	full         bool // no room on any node's disk
 }
 
 type node struct {
@@ -131,7 +133,7 @@ func New(cfg Config) (*Domain, error) {
 	}
 	d := &Domain{
 		cfg: cfg, engine: e, clock: cfg.Clock, random: rand.New(rand.NewPCG(cfg.Seed, 0x646f6d61696e)),
-		indices: map[string]*index{}, templates: map[string]map[string]any{}, persistent: map[string]any{}, transient: map[string]any{},
+		indices: map[string]*index{}, streams: map[string]*dataStream{}, templates: map[string]map[string]any{}, persistent: map[string]any{}, transient: map[string]any{},
 		repositories: map[string]*repository{}, scrolls: map[string]*scroll{}, failing: map[shardKey]string{},
 	}
 	d.uuid = d.newUUID()
@@ -204,6 +206,23 @@ func (d *Domain) FailShard(index string, shard int, reason string) {
 		return
 	}
 	d.failing[shardKey{index, shard}] = reason
+}
+
+// FillDisk fills the disks of all nodes, or empties them again. On full disks every index that is there takes no write and no change of
+// its metadata (flood-stage watermark: 429, FORBIDDEN before 7.8 is not modelled), no shard of a restore is allocated, and one that
+// is being restored fails for want of space. The engines take the block away again by themselves, since 7.4. Not modelled: indices made
+// meanwhile.
+func (d *Domain) FillDisk(full bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.full = full
+	for _, ix := range d.indices {
+		if full {
+			ix.settings[floodStage] = "true"
+		} else {
+			delete(ix.settings, floodStage)
+		}
+	}
 }
 
 // ServeHTTP answers one request of the engine's REST API.

@@ -90,8 +90,10 @@ var blocks = []block{
 	{"index.blocks.read", "FORBIDDEN/7", "index read (api)", 403, "read"},
 	{"index.blocks.write", "FORBIDDEN/8", "index write (api)", 403, "write"},
 	{"index.blocks.metadata", "FORBIDDEN/9", "index metadata (api)", 403, "metadata"},
-	{"index.blocks.read_only_allow_delete", "TOO_MANY_REQUESTS/12", "index read-only / allow delete (api)", 429, "write metadata"},
+	{floodStage, "TOO_MANY_REQUESTS/12", "index read-only / allow delete (api)", 429, "write metadata"},
 }
+
+const floodStage = "index.blocks.read_only_allow_delete"
 
 // blockedFor answers the engine's error when a block forbids that kind of access.
 func (ix *index) blockedFor(kind string) *apiError {
@@ -386,6 +388,8 @@ type resolveOptions struct {
 	ignoreMissing bool
 	closed        bool // wildcards match closed indices too
 	noAliases     bool
+	hidden        bool // wildcards match hidden indices too
+	streams       bool // names of data streams stand for their indices
 	resourceType  string
 }
 
@@ -405,7 +409,13 @@ func (d *Domain) resolve(expression string, o resolveOptions) ([]*index, *apiErr
 					match = match || wildcard(pattern, alias)
 				}
 			}
-			if !match || !exact && (ix.closed && !o.closed || ix.setting("index.hidden") == "true" && !strings.HasPrefix(pattern, ".")) {
+			backing := false
+			if o.streams {
+				if s := d.streamOf(ix); s != nil && (pattern == "_all" || pattern == "" || wildcard(pattern, s.Name)) {
+					match, backing = true, true
+				}
+			}
+			if !match || !exact && (ix.closed && !o.closed || !backing && ix.setting("index.hidden") == "true" && !o.hidden && !strings.HasPrefix(pattern, ".")) {
 				continue
 			}
 			hit = true
@@ -446,6 +456,9 @@ func (d *Domain) writeTarget(name string) (ix *index, routing string, err *apiEr
 	if ix := d.indices[name]; ix != nil {
 		return ix, "", nil
 	}
+	if s := d.streams[name]; s != nil {
+		return d.indices[s.writeIndex()], "", nil
+	}
 	var members, writers []*index
 	for _, n := range sortedKeys(d.indices) {
 		if alias, ok := d.indices[n].aliases[name]; ok {
@@ -474,6 +487,13 @@ func (d *Domain) writeTarget(name string) (ix *index, routing string, err *apiEr
 			with("index", name, "index_uuid", "_na_")
 	} else if auto != "" && auto != "true" {
 		return nil, "", notImplemented("action.auto_create_index with patterns")
+	}
+	if _, timestamp := d.streamTemplate(name); timestamp != "" {
+		s, e := d.createStream(name)
+		if e != nil {
+			return nil, "", e
+		}
+		return d.indices[s.writeIndex()], "", nil
 	}
 	settings, mapping, aliases := d.fromTemplates(name)
 	if e := d.shardLimit(1, 1); e != nil {
@@ -510,25 +530,8 @@ func (d *Domain) fromTemplates(name string) (settings, mapping map[string]any, a
 			}
 		}
 	}
-	matches := func(body map[string]any) bool {
-		patterns, _ := body["index_patterns"].([]any)
-		return slices.ContainsFunc(patterns, func(p any) bool { return wildcard(textOf(p), name) })
-	}
-	priority := func(body any, key string) float64 {
-		m, _ := body.(map[string]any)
-		n, _ := strconv.ParseFloat(textOf(m[key]), 64)
-		return n
-	}
-	best := ""
-	composable := d.templates["_index_template"]
-	for _, n := range sortedKeys(composable) {
-		if body, ok := composable[n].(map[string]any); ok && matches(body) && (best == "" ||
-			priority(body, "priority") > priority(composable[best], "priority")) {
-			best = n
-		}
-	}
-	if best != "" {
-		body := composable[best].(map[string]any)
+	if best := d.bestTemplate(name); best != "" {
+		body := d.templates["_index_template"][best].(map[string]any)
 		components, _ := body["composed_of"].([]any)
 		for _, c := range components {
 			if component, ok := d.templates["_component_template"][textOf(c)].(map[string]any); ok {
@@ -542,13 +545,37 @@ func (d *Domain) fromTemplates(name string) (settings, mapping map[string]any, a
 	}
 	legacy := d.templates["_template"]
 	names := sortedKeys(legacy)
-	slices.SortStableFunc(names, func(a, b string) int { return int(priority(legacy[a], "order") - priority(legacy[b], "order")) })
+	slices.SortStableFunc(names, func(a, b string) int { return int(rank(legacy[a], "order") - rank(legacy[b], "order")) })
 	for _, n := range names {
-		if body, ok := legacy[n].(map[string]any); ok && matches(body) {
+		if body, ok := legacy[n].(map[string]any); ok && forName(body, name) {
 			apply(body)
 		}
 	}
 	return settings, mapping, aliases
+}
+
+// bestTemplate is the composable template of the highest priority for a name, "" when there is none.
+func (d *Domain) bestTemplate(name string) string {
+	best := ""
+	composable := d.templates["_index_template"]
+	for _, n := range sortedKeys(composable) {
+		if body, ok := composable[n].(map[string]any); ok && forName(body, name) && (best == "" || rank(body, "priority") > rank(composable[best], "priority")) {
+			best = n
+		}
+	}
+	return best
+}
+
+// forName tells whether a template is for indices or data streams of that name.
+func forName(template map[string]any, name string) bool {
+	patterns, _ := template["index_patterns"].([]any)
+	return slices.ContainsFunc(patterns, func(p any) bool { return wildcard(textOf(p), name) })
+}
+
+func rank(template any, key string) float64 {
+	m, _ := template.(map[string]any)
+	n, _ := strconv.ParseFloat(textOf(m[key]), 64)
+	return n
 }
 
 // shardLimit refuses more open shards than cluster.max_shards_per_node (default 1000) allows.

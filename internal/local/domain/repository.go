@@ -136,6 +136,7 @@ type snapshotInfo struct {
 	UUID        string            `json:"uuid"`
 	VersionID   int               `json:"version_id"`
 	Indices     []string          `json:"indices"`
+	Streams     []dataStream      `json:"data_streams,omitempty"`
 	State       string            `json:"state"`
 	Reason      string            `json:"reason,omitempty"`
 	GlobalState bool              `json:"include_global_state"`

@@ -554,7 +554,7 @@ func (r *request) size(n int64) string {
 }
 
 func handleCatIndices(r *request) (int, any, *apiError) {
-	list, err := r.indices(resolveOptions{closed: true})
+	list, err := r.indices(resolveOptions{closed: true, streams: true})
 	if err != nil {
 		return 0, nil, err
 	}
@@ -691,17 +691,6 @@ func handleCatHealth(r *request) (int, any, *apiError) {
 		{"active_shards_percent", textOf(m["active_shards_percent_as_number"]) + "%"}}})
 }
 
-func handleDataStreams(r *request) (int, any, *apiError) {
-	if !r.domain.engine.openSearch {
-		return 0, nil, fail(400, "invalid_index_name_exception", "Invalid index name [_data_stream], must not start with '_'.").with("index",
-			"_data_stream", "index_uuid", "_na_")
-	}
-	if name := r.args["name"]; name != "" && !strings.Contains(name, "*") && name != "_all" {
-		return 0, nil, missingIndex(name, "index_or_alias")
-	}
-	return ok(map[string]any{"data_streams": []any{}})
-}
-
 // Templates and pipelines are kept and given back; index templates shape new indices, pipelines are never run.
 func templateGet(kind string) func(*request) (int, any, *apiError) {
 	return locked(func(r *request) (int, any, *apiError) {
@@ -766,8 +755,8 @@ func templatePut(kind string) func(*request) (int, any, *apiError) {
 				body["index_patterns"] = []any{p}
 			}
 		case "_index_template":
-			if body["data_stream"] != nil {
-				return 0, nil, notImplemented("data streams")
+			if err := r.dataStreamTemplate(body); err != nil {
+				return 0, nil, err
 			}
 			if body["composed_of"] == nil {
 				body["composed_of"] = []any{}
@@ -801,6 +790,11 @@ func templateDelete(kind string) func(*request) (int, any, *apiError) {
 		if r.domain.templates[kind][r.args["name"]] == nil {
 			return 0, nil, fail(404, "resource_not_found_exception", "%s [%s] is missing", strings.Trim(strings.ReplaceAll(strings.TrimPrefix(kind,
 				"_ingest/"), "_", " "), " "), r.args["name"])
+		}
+		if kind == "_index_template" {
+			if err := r.domain.templateInUse(r.args["name"]); err != nil {
+				return 0, nil, err
+			}
 		}
 		delete(r.domain.templates[kind], r.args["name"])
 		return acknowledged()

@@ -83,8 +83,14 @@ func (d *Domain) pipelined(ix *index, w write) *apiError {
 
 // apply runs one write, which is valid, with d.mu held. It answers the item of a bulk response and its HTTP status.
 func (d *Domain) apply(w write) (int, map[string]any, *apiError) {
+	if err := d.refuseForStream(w); err != nil {
+		return 0, nil, err
+	}
 	ix, aliasRouting, err := d.writeTarget(w.index)
 	if err != nil {
+		return 0, nil, err
+	}
+	if err := d.refuseForStream(w); err != nil { // it has just been made
 		return 0, nil, err
 	}
 	if aliasRouting != "" {
@@ -172,6 +178,9 @@ func (d *Domain) apply(w write) (int, map[string]any, *apiError) {
 		item["_seq_no"] = s.remove(now, w.id, w.routing, version)
 		item["_version"], item["result"], item["_primary_term"] = version, result, s.term
 		return status, item, nil
+	}
+	if err := ix.timestamped(w.body); err != nil {
+		return 0, nil, err
 	}
 	if err := ix.mapDocument(w.id, w.body); err != nil {
 		return 0, nil, err
@@ -319,7 +328,8 @@ func handleIndexDocument(r *request) (int, any, *apiError) {
 		return 0, nil, fail(400, "parse_exception", "request body is required")
 	}
 	action := "index"
-	if match, ok := match("/{index}/_create/{id}", splitPath(r.path)); ok && match["id"] != "" || r.query.Get("op_type") == "create" {
+	// Without an id the request is one to create, which a bulk item is not.
+	if match, ok := match("/{index}/_create/{id}", splitPath(r.path)); ok && match["id"] != "" || r.query.Get("op_type") == "create" || r.args["id"] == "" {
 		action = "create"
 	}
 	w, err := r.write(action)

@@ -10,15 +10,17 @@ import (
 
 func (r *request) indices(o resolveOptions) ([]*index, *apiError) {
 	o.ignoreMissing = r.flag("ignore_unavailable", false)
-	if e := r.query.Get("expand_wildcards"); strings.Contains(e, "all") || strings.Contains(e, "closed") {
+	e := r.query.Get("expand_wildcards")
+	if strings.Contains(e, "all") || strings.Contains(e, "closed") {
 		o.closed = true
 	}
+	o.hidden = strings.Contains(e, "all") || strings.Contains(e, "hidden")
 	return r.domain.resolve(r.args["index"], o)
 }
 
 // open resolves indices for an operation that closed ones refuse.
 func (r *request) open() ([]*index, *apiError) {
-	list, err := r.indices(resolveOptions{})
+	list, err := r.indices(resolveOptions{streams: true})
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +60,13 @@ func handleCreateIndex(r *request) (int, any, *apiError) {
 				"index_uuid", "_na_")
 		}
 	}
+	if template, timestamp := d.streamTemplate(name); timestamp != "" {
+		return 0, nil, fail(400, "illegal_argument_exception",
+			"cannot create index with name [%s], because it matches with template [%s] that creates data streams only, use create data stream api instead", name, template)
+	}
+	if d.streams[name] != nil {
+		return 0, nil, notImplemented("creating an index with the name of a data stream")
+	}
 	settings, mapping, aliases := d.fromTemplates(name)
 	given, _ := body["settings"].(map[string]any)
 	flat := indexSettings(given)
@@ -76,6 +85,10 @@ func handleCreateIndex(r *request) (int, any, *apiError) {
 	if m, isMap := body["aliases"].(map[string]any); isMap {
 		for alias, b := range m {
 			bm, _ := b.(map[string]any)
+			if d.streams[alias] != nil {
+				return 0, nil, fail(500, "illegal_state_exception",
+					"index, alias, and data stream names need to be unique, but the following duplicates were found [%s (alias of [%s/%s]) conflicts with data stream]", alias, name, d.newUUID())
+			}
 			if d.indices[alias] != nil || alias == name {
 				return 0, nil, fail(400, "invalid_alias_name_exception", "Invalid alias name [%s], an index exists with the same name as the alias", alias)
 			}
@@ -120,16 +133,28 @@ func handleDeleteIndex(r *request) (int, any, *apiError) {
 		}
 	}
 	for _, ix := range list {
-		delete(d.indices, ix.name)
-		for _, run := range d.restores {
-			for _, rs := range run.shards {
-				if rs.shard.index == ix && !rs.done {
-					rs.shard.recovery = nil
-				}
+		if s := d.streamOf(ix); s != nil && s.writeIndex() == ix.name {
+			return 0, nil, fail(400, "illegal_argument_exception", "index [%s] is the write index for data stream [%s] and cannot be deleted", ix.name, s.Name)
+		}
+	}
+	for _, ix := range list {
+		if s := d.streamOf(ix); s != nil {
+			s.Indices = slices.DeleteFunc(slices.Clone(s.Indices), func(name string) bool { return name == ix.name })
+		}
+		d.removeIndex(ix)
+	}
+	return acknowledged()
+}
+
+func (d *Domain) removeIndex(ix *index) {
+	delete(d.indices, ix.name)
+	for _, run := range d.restores {
+		for _, rs := range run.shards {
+			if rs.shard.index == ix && !rs.done {
+				rs.shard.recovery = nil
 			}
 		}
 	}
-	return acknowledged()
 }
 
 func (d *Domain) snapshottedError(verb string, ix *index) *apiError {
@@ -139,13 +164,17 @@ func (d *Domain) snapshottedError(verb string, ix *index) *apiError {
 }
 
 func handleGetIndex(r *request) (int, any, *apiError) {
-	list, err := r.indices(resolveOptions{closed: true})
+	list, err := r.indices(resolveOptions{closed: true, streams: true})
 	if err != nil {
 		return 0, nil, err
 	}
 	out := map[string]any{}
 	for _, ix := range list {
-		out[ix.name] = map[string]any{"aliases": ix.aliases, "mappings": cloneJSON(ix.mapping), "settings": ix.renderSettings(r, "")}
+		entry := map[string]any{"aliases": ix.aliases, "mappings": cloneJSON(ix.mapping), "settings": ix.renderSettings(r, "")}
+		if s := r.domain.streamOf(ix); s != nil {
+			entry["data_stream"] = s.Name
+		}
+		out[ix.name] = entry
 	}
 	return ok(out)
 }
@@ -164,7 +193,7 @@ func (ix *index) renderSettings(r *request, names string) map[string]any {
 }
 
 func handleGetSettings(r *request) (int, any, *apiError) {
-	list, err := r.indices(resolveOptions{closed: true})
+	list, err := r.indices(resolveOptions{closed: true, streams: true})
 	if err != nil {
 		return 0, nil, err
 	}
@@ -246,7 +275,7 @@ func handlePutSettings(r *request) (int, any, *apiError) {
 }
 
 func handleGetMapping(r *request) (int, any, *apiError) {
-	list, err := r.indices(resolveOptions{closed: true})
+	list, err := r.indices(resolveOptions{closed: true, streams: true})
 	if err != nil {
 		return 0, nil, err
 	}
@@ -308,6 +337,9 @@ func handleClose(r *request) (int, any, *apiError) {
 	}
 	if d.engine.before(7, 2) {
 		return 0, nil, notImplemented("closing indices as Elasticsearch before 7.2 does (unassigned shards)")
+	}
+	if writers := d.writeIndices(list); len(writers) > 0 {
+		return 0, nil, fail(400, "illegal_argument_exception", "cannot close the following data stream write indices [%s]", strings.Join(writers, ","))
 	}
 	out := map[string]any{}
 	for _, ix := range list {
@@ -432,6 +464,9 @@ func handleBlock(r *request) (int, any, *apiError) {
 	if err != nil {
 		return 0, nil, err
 	}
+	if writers := r.domain.writeIndices(list); len(writers) > 0 {
+		return 0, nil, fail(400, "illegal_argument_exception", "cannot add a block to the following data stream write indices [%s]", strings.Join(writers, ","))
+	}
 	out := []any{}
 	for _, ix := range list {
 		if ix.setting("index.blocks."+name) == "true" {
@@ -520,6 +555,12 @@ func (d *Domain) changeAliases(actions []any) (int, any, *apiError) {
 				return 0, nil, err
 			}
 			names := list("alias", "aliases")
+			for _, ix := range indices {
+				if s := d.streamOf(ix); s != nil {
+					return 0, nil, fail(400, "illegal_argument_exception",
+						"The provided expressions [%s] match a backing index belonging to data stream [%s]. Data streams and their backing indices don't support aliases.", ix.name, s.Name)
+				}
+			}
 			switch kind {
 			case "add":
 				for _, ix := range indices {

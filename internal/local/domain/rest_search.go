@@ -591,7 +591,7 @@ func (r *request) searchTargets() ([]searchTarget, []*index, int, int, *apiError
 	d := r.domain
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	list, err := d.resolve(r.args["index"], resolveOptions{ignoreMissing: r.flag("ignore_unavailable", false), resourceType: "index_or_alias"})
+	list, err := d.resolve(r.args["index"], resolveOptions{ignoreMissing: r.flag("ignore_unavailable", false), resourceType: "index_or_alias", streams: true})
 	if err != nil {
 		return nil, nil, 0, 0, err
 	}

@@ -145,7 +145,11 @@ func timeText(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01
 func (d *Domain) renderSnapshot(info snapshotInfo, verbose bool) map[string]any {
 	m := map[string]any{"snapshot": info.Name, "uuid": info.UUID, "indices": info.Indices, "state": info.State}
 	if !d.engine.before(7, 9) {
-		m["data_streams"] = []any{}
+		streams := []any{}
+		for _, s := range info.Streams {
+			streams = append(streams, s.Name)
+		}
+		m["data_streams"] = streams
 	}
 	if !verbose {
 		return m

@@ -76,7 +76,11 @@ func (d *Domain) startRestore(r *repository, name string, req restoreRequest, do
 	refuse := func(format string, args ...any) *apiError {
 		return fail(500, "snapshot_restore_exception", "[%s:%s/%s] %s", r.name, name, snapshot.UUID, fmt.Sprintf(format, args...))
 	}
-	names, err := selectNames(info.Indices, req.indices, req.ignore)
+	expression, streams := restoreStreams(info, req.indices)
+	if req.pattern != "" && len(streams) > 0 {
+		return nil, notImplemented("renaming data streams on restore")
+	}
+	names, err := selectNames(info.Indices, expression, req.ignore)
 	if err != nil {
 		return nil, err
 	}
@@ -180,6 +184,11 @@ func (d *Domain) startRestore(r *repository, name string, req restoreRequest, do
 	if e := d.shardLimit(newShards, copies); newShards > 0 && e != nil {
 		return nil, e
 	}
+	for _, s := range streams {
+		if err := d.streamNameTaken(s); err != nil {
+			return nil, err
+		}
+	}
 	run := &runningRestore{uuid: d.newUUID(), repository: r, snapshot: snapshot}
 	if done != nil {
 		run.done = append(run.done, done)
@@ -200,6 +209,9 @@ func (d *Domain) startRestore(r *repository, name string, req restoreRequest, do
 			s.recovery = nil
 			d.enqueue(s.node, func(release func()) { d.restoreShard(rs, p.id, p.from, info, release) })
 		}
+	}
+	for _, s := range streams {
+		d.streams[s.Name] = &s
 	}
 	if len(run.shards) > 0 {
 		d.restores = append(d.restores, run)
@@ -325,7 +337,7 @@ func (d *Domain) restoreShard(rs *restoringShard, indexID, from string, info sna
 				"or use the reroute API to force the allocation of an empty primary shard", r.name, info.Name, info.UUID, details, s.index.name)}
 		d.restoreDone(rs, true, release)
 	}
-	if requires := d.unallocatable(s.index); requires != "" {
+	if d.full || d.unallocatable(s.index) != "" {
 		s.state = unassigned
 		s.cause = &unassignedInfo{reason: s.cause.reason, at: s.cause.at, details: s.cause.details, status: "no",
 			decider: fmt.Sprintf("shard has failed to be restored from the snapshot [%s:%s/%s] because of [%s] - manually close or delete the index [%s] in order to retry to restore the snapshot again "+
@@ -410,6 +422,10 @@ func (d *Domain) restoreShard(rs *restoringShard, indexID, from string, info sna
 			s.commitAs(generation + 2)
 			s.recovery.stage = "TRANSLOG"
 			d.after(restoreShardTime, func() { d.shardStarted(rs, false, release) })
+			return
+		}
+		if d.full {
+			failRestore(errors.New("IOException[No space left on device]"))
 			return
 		}
 		i := fetch[k]

@@ -127,7 +127,7 @@ func (d *Domain) startSnapshot(r *repository, name string, req snapshotRequest, 
 			return invalidSnapshotName(r.name, name, "snapshot with the same name is already in-progress")
 		}
 	}
-	indices, err := d.resolve(req.indices, resolveOptions{ignoreMissing: req.ignore, closed: true})
+	indices, err := d.resolve(req.indices, resolveOptions{ignoreMissing: req.ignore, closed: true, streams: true})
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func (d *Domain) startSnapshot(r *repository, name string, req snapshotRequest, 
 	}
 	run := &runningSnapshot{repository: r, indexIDs: map[string]string{}, metadata: map[string]indexMetadata{}, identifier: map[string]string{}}
 	run.info = snapshotInfo{Name: name, UUID: uuid, VersionID: d.engine.id(), Indices: []string{}, State: "IN_PROGRESS", GlobalState: req.globalState,
-		Metadata: req.metadata, Start: d.clock.Now().UnixMilli(), Failures: []snapshotFailure{}}
+		Streams: d.snapshotStreams(req.indices), Metadata: req.metadata, Start: d.clock.Now().UnixMilli(), Failures: []snapshotFailure{}}
 	if done != nil {
 		run.done = append(run.done, done)
 	}
