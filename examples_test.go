@@ -204,6 +204,7 @@ func checkLocal(t *testing.T, env *environment.Environment, input map[string]any
 // else of the example changes.
 func moveHere(t *testing.T, env *environment.Environment, input map[string]any) {
 	t.Helper()
+	delete(input, "cutOver") // nobody is here to approve, and tests run at any hour
 	input["source"], input["destination"] = env.Source.Endpoint(), env.Destination.Endpoint()
 	if rounds, ok := input["rounds"].(map[string]any); ok && rounds["pause"] != nil {
 		rounds["pause"] = "1s"

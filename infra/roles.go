@@ -5,6 +5,8 @@ import (
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awss3"
 	"github.com/aws/jsii-runtime-go"
+
+	"github.com/domainferry/domainferry/internal/names"
 )
 
 // duty is what a function needs rights for; each duty has one role.
@@ -64,6 +66,11 @@ func newRoles(stack awscdk.Stack, c Config, journal awss3.Bucket) map[duty]awsia
 		allow(role, "Journal", []string{"s3:GetObject", "s3:PutObject"}, *journal.BucketArn()+"/*")
 		// Without the right to list, S3 answers 403 instead of 404 to a missing object.
 		allow(role, "JournalList", []string{"s3:ListBucket"}, *journal.BucketArn())
+		// Whether the execution that has a domain still runs. The ARN is put together from the name: the machine depends on this role.
+		allow(role, "AskExecutions", []string{"states:DescribeExecution"}, *stack.FormatArn(&awscdk.ArnComponents{
+			Service: jsii.String("states"), Resource: jsii.String("execution"), ResourceName: jsii.String(resourceName(c, names.MigrationMachine) + ":*"),
+			ArnFormat: awscdk.ArnFormat_COLON_RESOURCE_NAME,
+		}))
 		roles[d.duty] = role
 	}
 

@@ -526,7 +526,7 @@ func TestMachinesMayRunTheirChildren(t *testing.T) {
 	}
 	watch := []string{"states:DescribeExecution", "states:StopExecution", "states:RedriveExecution"}
 	mine := map[string][]string{} // what each role may do with executions
-	for _, c := range []struct{ name, role, label string }{{"round", "RoundRole", "Copy"}, {"replay", "ReplayRole", "Replay"}} {
+	for _, c := range []struct{ name, role, label string }{{"round", "RoundRole", "Copy"}, {"replay", "ReplayRole", "Replay"}, {"replay", "ReplayRole", "Deletes"}} {
 		if !strings.Contains(definitions[c.name], `"Label": "`+c.label+`"`) {
 			t.Errorf("%s: no map run has the label %s", c.name, c.label)
 		}
@@ -544,7 +544,7 @@ func TestMachinesMayRunTheirChildren(t *testing.T) {
 			t.Errorf("%s may not start the children of its Distributed Map", c.name)
 		}
 		mine["MigrationRole"] = append(mine["MigrationRole"], all)
-		mine[c.role] = []string{all, children}
+		mine[c.role] = append(mine[c.role], all, children)
 	}
 	for role, want := range mine {
 		for _, s := range statements[x.role(t, role)] {

@@ -102,10 +102,11 @@ func TestBudgetOfTheMostQuestions(t *testing.T) {
 	}
 }
 
-// A pass has at most 200 slices (replay.PlanOptions.MaxSlices); 200 calls of a slice are two days. A slice is an execution of its own,
-// so that many slices and many calls need not meet in one pass to show the longest history of either machine.
+// A pass has at most 200 slices (replay.PlanOptions.MaxSlices) and 200 parts of deletions (replay.CutDeletes); 200 calls of one are two
+// days. Each is an execution of its own, so that many of them and many calls need not meet in one pass to show the longest history of either
+// machine.
 func TestBudgetOfTheLongestPass(t *testing.T) {
-	for _, script := range []passScript{{slices: 200, calls: 2, deletes: 500}, {slices: 9, calls: 200, deletes: 500}} {
+	for _, script := range []passScript{{slices: 200, calls: 2, parts: 200, deletes: 2}, {slices: 9, calls: 200, parts: 9, deletes: 200}} {
 		began := time.Now()
 		w := newWorld(t)
 		w.disturb = sprinkled
@@ -113,8 +114,8 @@ func TestBudgetOfTheLongestPass(t *testing.T) {
 		w.call = 890 * time.Second
 		_, d := w.run(names.ReplayMachine, `{"migration":"orders","final":false,"execution":"arn:x"}`)
 		w.checkBudget(d, began)
-		if got := w.passes[0]; got.Documents != int64(10*script.slices*script.calls) || w.asked[1] != 500 || w.largest()[names.ReplayMachine] < 500*6 ||
-			w.largest()[names.ReplayMachine+"/Replay"] < script.calls*6 {
+		if got := w.passes[0]; got.Documents != int64(10*script.slices*script.calls) || w.asked[1] != script.deletions() ||
+			w.largest()[names.ReplayMachine+"/Replay"] < script.calls*6 || w.largest()[names.ReplayMachine+"/Deletes"] < script.deletes*6 {
 			t.Errorf("that was not the longest pass: %+v, %v", got, w.calls)
 		}
 	}

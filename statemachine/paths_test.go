@@ -65,7 +65,7 @@ type world struct {
 	busy      map[string]time.Duration                     // for how long StartSnapshot, PublishCopy and StartRestore do not get their turn
 	strategy  func(decision int) (byRounds, byReplay bool) // of Preflight (0) and of each Decide; without it by rounds alone
 	pass      func(pass int) passScript                    // without it one slice, one call of each
-	call      time.Duration                                // of ReplaySlice and ReconcileDeletes
+	call      time.Duration                                // of ReplaySlice, ReconcileDeletes and DeletePart
 	answers   []string                                     // to Ask, in order, as JSON; when used up nobody answers
 	thinks    time.Duration                                // before each answer
 
@@ -77,7 +77,8 @@ type world struct {
 	rounds   []migration.Round
 	passes   []migration.Pass
 	deciding int
-	asked    map[int]int         // calls of ReconcileDeletes that got through, by pass
+	asked    map[int]int         // calls of ReconcileDeletes and DeletePart that got through, by pass
+	parts    map[string]int      // calls of DeletePart that got through, by pass and part
 	reads    map[string][]string // by pass and slice: Rest of each invocation
 	cursors  map[string][]string // by a range's upper end: After of each invocation
 	spec     migration.Spec
@@ -86,13 +87,25 @@ type world struct {
 	failures []step.Failure       // that Thaw was given
 	asking   []step.AskInput
 	deciders []step.DecideInput
+	decided  migration.Action // the last decision
 	frozen   bool
 }
 
 // passScript is what a pass asks for.
 type passScript struct {
-	slices, calls, deletes int
-	small                  bool // brought over with its plan
+	slices, calls int
+	parts         int  // of the deletions; 0: ReconcileDeletes brings them over itself
+	deletes       int  // calls of each part
+	small         bool // brought over with its plan, but for the parts
+}
+
+// deletions is how many calls look for deletions.
+func (s passScript) deletions() int {
+	n := s.parts * s.deletes
+	if !s.small {
+		n++
+	}
+	return n
 }
 
 const (
@@ -125,7 +138,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { slog.SetDefault(before) })
 	w := &world{
 		t: t, started: time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC),
-		asked: map[int]int{}, reads: map[string][]string{},
+		asked: map[int]int{}, parts: map[string]int{}, reads: map[string][]string{},
 		calls: map[site]int{}, entered: map[*asl.Execution][]string{}, cursors: map[string][]string{}, since: map[string]time.Time{},
 	}
 	w.clock = asl.NewVirtualClock(w.started)
@@ -180,7 +193,7 @@ func (w *world) Invoke(ctx context.Context, function string, payload []byte) ([]
 	case "decide":
 		return serve(ctx, w, single("Decide"), payload, w.runDecide)
 	case "ask":
-		return serve(ctx, w, single("Ask"), payload, w.runAsk)
+		return serve(ctx, w, single(w.asks()), payload, w.runAsk)
 	case "freeze":
 		return serve(ctx, w, single("Freeze"), payload, w.runFreeze)
 	case "verify":
@@ -216,6 +229,13 @@ func (w *world) Invoke(ctx context.Context, function string, payload []byte) ([]
 	case "replay":
 		return serve(ctx, w, ofRound("ReplaySlice"), payload, w.runReplaySlice)
 	case "reconcile-deletes":
+		var in step.ReconcileDeletesInput
+		if err := json.Unmarshal(payload, &in); err != nil {
+			return nil, err
+		}
+		if in.Part != nil {
+			return serve(ctx, w, ofRound("DeletePart"), payload, w.runDeletePart)
+		}
 		return serve(ctx, w, ofRound("ReconcileDeletes"), payload, w.runReconcileDeletes)
 	case "record-pass":
 		return serve(ctx, w, ofRound("RecordPass"), payload, w.runRecordPass)
@@ -279,14 +299,23 @@ func (w *world) strategies() (byRounds, byReplay bool) {
 
 func (w *world) runDecide(_ context.Context, in step.DecideInput, _ int) (step.DecideOutput, error) {
 	w.deciders = append(w.deciders, in)
-	out := step.DecideOutput{NextRound: in.Round + 1, CutoverTimeoutSeconds: int(time.Duration(w.spec.DowntimeWindow).Seconds()) + 300}
+	out := step.DecideOutput{NextRound: in.Round + 1, AnswerTimeoutSeconds: 3600, CutoverTimeoutSeconds: int(time.Duration(w.spec.DowntimeWindow).Seconds()) + 300}
 	if len(w.decisions) > 0 {
 		out.Decision, w.decisions = w.decisions[0], w.decisions[1:]
 	} else {
 		out.Decision = migration.Decide(w.spec, in.Execution, 1, migration.History{Rounds: w.rounds})
 	}
 	out.ByRounds, out.ByReplay = w.strategies()
+	w.decided = out.Action
 	return out, nil
+}
+
+// asks is the state that asks now.
+func (w *world) asks() string {
+	if w.decided == migration.AskApproval {
+		return "Approve"
+	}
+	return "Ask"
 }
 
 // runAsk answers while the question is still being written, which is as good as later.
@@ -305,7 +334,7 @@ func (w *world) runAsk(ctx context.Context, in step.AskInput, _ int) (step.Quest
 			w.t.Error(err)
 		}
 	}
-	return step.Question{Migration: in.Migration, Answers: migration.Answers(in.TaskToken)}, nil
+	return step.Question{Migration: in.Migration, Answers: migration.Answers(w.decided, in.TaskToken)}, nil
 }
 
 func (w *world) runFreeze(context.Context, step.FreezeInput, int) (step.FreezeOutput, error) {
@@ -495,7 +524,7 @@ func (w *world) runRecord(_ context.Context, in step.RecordRoundInput, _ int) (m
 
 func (w *world) script(pass int) passScript {
 	if w.pass == nil {
-		return passScript{slices: 1, calls: 1, deletes: 1}
+		return passScript{slices: 1, calls: 1}
 	}
 	return w.pass(pass)
 }
@@ -504,8 +533,12 @@ func (w *world) runPlanReplay(_ context.Context, in step.ReplayInput, _ int) (st
 	if in.Pass != 0 || in.Migration == "" || in.Execution == "" {
 		w.t.Errorf("PlanReplay got %+v", in)
 	}
-	out := step.PlanReplayOutput{Pass: len(w.passes) + 1, StartedAt: w.clock.Now(), Slices: []int{}, Dropped: []string{}}
+	out := step.PlanReplayOutput{Pass: len(w.passes) + 1, StartedAt: w.clock.Now(), Slices: []int{}, Deletes: []int{}, Dropped: []string{}}
 	script := w.script(out.Pass)
+	if script.small && script.parts > 0 {
+		out.Brought, out.Deletes = true, numbers(script.parts)
+		return out, nil
+	}
 	if script.small {
 		record := migration.Pass{Number: out.Pass, Final: in.Final, Execution: in.Execution, StartedAt: out.StartedAt, FinishedAt: out.StartedAt}
 		w.passes = append(w.passes, record)
@@ -568,8 +601,34 @@ func (w *world) runReconcileDeletes(ctx context.Context, in step.ReconcileDelete
 	if err := asl.Sleep(ctx, w.clock, w.call); err != nil {
 		return step.ReconcileDeletesOutput{}, err
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.asked[in.Pass]++
-	return step.ReconcileDeletesOutput{Done: w.asked[in.Pass] >= script.deletes, Deleted: int64(3 * w.asked[in.Pass])}, nil
+	return step.ReconcileDeletesOutput{Done: script.parts == 0, Parts: numbers(script.parts), Deleted: 3}, nil
+}
+
+func (w *world) runDeletePart(ctx context.Context, in step.ReconcileDeletesInput, _ int) (step.ReconcileDeletesOutput, error) {
+	script := w.present("DeletePart", in.ReplayInput)
+	if *in.Part < 0 || *in.Part >= script.parts || in.Slices != nil {
+		w.t.Errorf("DeletePart got %+v of %+v", in, script)
+	}
+	if err := asl.Sleep(ctx, w.clock, w.call); err != nil {
+		return step.ReconcileDeletesOutput{}, err
+	}
+	key := fmt.Sprintf("%d/%d", in.Pass, *in.Part)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked[in.Pass]++
+	w.parts[key]++
+	return step.ReconcileDeletesOutput{Done: w.parts[key] >= script.deletes, Parts: []int{}, Deleted: 3}, nil
+}
+
+func numbers(n int) []int {
+	list := make([]int, n)
+	for i := range list {
+		list[i] = i
+	}
+	return list
 }
 
 func (w *world) runRecordPass(_ context.Context, in step.RecordPassInput, _ int) (migration.Pass, error) {
@@ -578,7 +637,7 @@ func (w *world) runRecordPass(_ context.Context, in step.RecordPassInput, _ int)
 		Number: in.Pass, Final: in.Final, Execution: in.Execution, StartedAt: in.StartedAt, FinishedAt: w.clock.Now(), Deleted: int64(3 * w.asked[in.Pass]),
 		Documents: int64(10 * script.slices * script.calls), Seconds: w.clock.Now().Sub(in.StartedAt).Seconds(),
 	}
-	if w.asked[in.Pass] != script.deletes || p.StartedAt.IsZero() {
+	if w.asked[in.Pass] != script.deletions() || p.StartedAt.IsZero() {
 		w.t.Errorf("RecordPass got %+v", in)
 	}
 	w.passes = append(w.passes, p)
@@ -700,6 +759,7 @@ const (
 var (
 	warmAgain = migration.Decision{Action: migration.WarmAgain, Reason: "again"}
 	ask       = migration.Decision{Action: migration.AskFirst, Reason: "it does not fit"}
+	approval  = migration.Decision{Action: migration.AskApproval, Reason: "it fits"}
 	cutOver   = migration.Decision{Action: migration.CutOverNow, Reason: "fits"}
 )
 
@@ -714,6 +774,7 @@ func TestPaths(t *testing.T) {
 		ranges   []string   // of the children of all Copy maps, sorted; nil means not looked at
 		passes   []string   // of its replays; nil: there is none
 		slices   []string   // of the children of all Replay maps; nil: there is none
+		deletes  []string   // of the children of all Deletes maps; nil: there is none
 		branches *[4]string // of Warm, then of MoveLastDelta; nil: rounds alone, as often as the states say
 		status   asl.Status
 		err      string
@@ -834,6 +895,36 @@ func TestPaths(t *testing.T) {
 					}
 				}
 			},
+		},
+		{
+			name: "approved: one more round, and the cut-over", script: func(w *world) {
+				w.decisions, w.answers = []migration.Decision{approval, cutOver}, []string{`{"action":"approve"}`}
+			},
+			want: "Preflight AssessOnly Register " + warmStates + "Approve Approved " + warmStates + cutOverStates, atOnce: true,
+			alsoTrue: func(t *testing.T, w *world, _ asl.Description) {
+				if w.deciders[0].Approved || !w.deciders[1].Approved {
+					t.Errorf("decided %+v", w.deciders)
+				}
+			},
+		},
+		{
+			name: "declined", script: func(w *world) {
+				w.decisions, w.answers = []migration.Decision{approval}, []string{`{"action":"decline"}`}
+			},
+			want:   "Preflight AssessOnly Register " + warmStates + "Approve Approved NotApproved",
+			status: asl.Failed, err: string(fault.NotApproved), cause: "decline", atOnce: true,
+		},
+		{
+			name: "nobody approves in time", script: func(w *world) { w.decisions = []migration.Decision{approval} },
+			want:   "Preflight AssessOnly Register " + warmStates + "Approve NotApproved",
+			status: asl.Failed, err: string(fault.NotApproved), cause: "no answer in time", took: time.Hour,
+		},
+		{
+			name: "an approval needs its own word", script: func(w *world) {
+				w.decisions, w.answers = []migration.Decision{approval}, []string{`{"action":"cutover"}`, `{"action":"decline"}`}
+			},
+			want:   "Preflight AssessOnly Register " + warmStates + "Approve Approved Approve Approved NotApproved",
+			status: asl.Failed, err: string(fault.NotApproved), atOnce: true,
 		},
 		{name: "input that is no migration", input: `{"migration":"orders","sauce":1}`, want: "Preflight",
 			status: asl.Failed, err: string(fault.InvalidInput), cause: "$.sauce", rounds: []string{}},
@@ -1028,19 +1119,20 @@ func TestPaths(t *testing.T) {
 		{
 			name: "slices and deletes that take several calls", machine: names.ReplayMachine, input: `{"migration":"orders","final":true,"execution":"arn:x"}`,
 			script: func(w *world) {
-				w.pass = func(int) passScript { return passScript{slices: 10, calls: 3, deletes: 4} }
+				w.pass = func(int) passScript { return passScript{slices: 10, calls: 3, parts: 9, deletes: 2} }
 				w.call = 10 * time.Minute
 			},
-			want:     "Begin PlanReplay SmallPass Replay " + strings.Repeat("ReconcileDeletes DeletesDone ", 4) + "RecordPass",
-			passes:   []string{"Begin PlanReplay SmallPass Replay " + strings.Repeat("ReconcileDeletes DeletesDone ", 4) + "RecordPass"},
+			want:     "Begin PlanReplay SmallPass Replay ReconcileDeletes DeletesDone Deletes RecordPass",
+			passes:   []string{"Begin PlanReplay SmallPass Replay ReconcileDeletes DeletesDone Deletes RecordPass"},
 			slices:   slices.Repeat([]string{"ReplaySlice SliceDone ReplaySlice SliceDone ReplaySlice SliceDone SliceReplayed"}, 10),
-			took:     100 * time.Minute, // 10 slices, 8 at a time, and 4 calls for the deletes
+			deletes:  slices.Repeat([]string{"DeletePart PartDone DeletePart PartDone PartDeleted"}, 9),
+			took:     110 * time.Minute, // 10 slices of 3 calls and 9 parts of 2, 8 at a time, and the call between them
 			branches: &[4]string{},
 			alsoTrue: func(t *testing.T, w *world, _ asl.Description) {
 				if got, want := w.reads["1/7"], []string{"all", "orders/7 1..3", "orders/7 2..3"}; !slices.Equal(got, want) {
 					t.Errorf("slice 7 was given %v, want %v", got, want)
 				}
-				if p := w.passes[0]; p.Documents != 300 || p.Deleted != 12 || !p.Final || p.Execution != "arn:x" || p.Seconds != 6000 {
+				if p := w.passes[0]; p.Documents != 300 || p.Deleted != 57 || !p.Final || p.Execution != "arn:x" || p.Seconds != 6600 {
 					t.Errorf("pass %+v", p)
 				}
 			},
@@ -1056,8 +1148,19 @@ func TestPaths(t *testing.T) {
 			},
 		},
 		{
+			name: "a small pass with deletions in many shards", machine: names.ReplayMachine, input: `{"migration":"orders","final":true,"execution":"arn:x"}`,
+			script: func(w *world) { w.pass = func(int) passScript { return passScript{small: true, parts: 2, deletes: 1} } },
+			want:   "Begin PlanReplay SmallPass Deletes RecordPass", passes: []string{"Begin PlanReplay SmallPass Deletes RecordPass"},
+			deletes: slices.Repeat([]string{"DeletePart PartDone PartDeleted"}, 2), atOnce: true, branches: &[4]string{},
+			alsoTrue: func(t *testing.T, w *world, _ asl.Description) {
+				if p := w.passes[0]; !p.Final || p.Deleted != 6 || !maps.Equal(w.parts, map[string]int{"1/0": 1, "1/1": 1}) {
+					t.Errorf("%+v, parts %v", p, w.parts)
+				}
+			},
+		},
+		{
 			name: "an empty pass", machine: names.ReplayMachine, input: `{"migration":"orders","final":false,"execution":"arn:x"}`,
-			script: func(w *world) { w.pass = func(int) passScript { return passScript{deletes: 1} } },
+			script: func(w *world) { w.pass = func(int) passScript { return passScript{} } },
 			want:   passStates, passes: []string{passStates}, atOnce: true, branches: &[4]string{},
 		},
 	} {
@@ -1092,6 +1195,9 @@ func TestPaths(t *testing.T) {
 			}
 			if got := w.traces(names.ReplayMachine + "/Replay"); !slices.Equal(got, c.slices) {
 				t.Errorf("slices\n got %s\nwant %s", strings.Join(got, "\n     "), strings.Join(c.slices, "\n     "))
+			}
+			if got := w.traces(names.ReplayMachine + "/Deletes"); !slices.Equal(got, c.deletes) {
+				t.Errorf("parts of deletions\n got %s\nwant %s", strings.Join(got, "\n     "), strings.Join(c.deletes, "\n     "))
 			}
 			if got := w.traces(names.RoundMachine + "/Copy"); c.ranges != nil && !slices.Equal(got, c.ranges) {
 				t.Errorf("ranges\n got %s\nwant %s", strings.Join(got, "\n     "), strings.Join(c.ranges, "\n     "))
@@ -1141,6 +1247,7 @@ func short(t *testing.T) *world {
 	w := newWorld(t)
 	w.decisions = []migration.Decision{cutOver}
 	w.strategy = func(int) (bool, bool) { return true, true }
+	w.pass = func(int) passScript { return passScript{slices: 1, calls: 1, parts: 1, deletes: 1} }
 	return w
 }
 
@@ -1269,7 +1376,7 @@ func innermost(name, cause string) (string, string) {
 	}
 }
 
-// A Map Run tells only that children failed, never why: the name of CopyRange's and ReplaySlice's error is with the child.
+// A Map Run tells only that children failed, never why: the name of an error in it is with the child.
 const mapRunFailed = "States.ExceedToleratedFailureThreshold"
 
 // inMapRun finds the error of the failed child of an execution's last Map Run.
@@ -1292,7 +1399,9 @@ func (w *world) last(machine string) *asl.Execution {
 }
 
 // inMap reports whether at is in a Distributed Map.
-func inMap(at site) bool { return at.state == "CopyRange" || at.state == "ReplaySlice" }
+func inMap(at site) bool {
+	return at.state == "CopyRange" || at.state == "ReplaySlice" || at.state == "DeletePart"
+}
 
 // hang is a function that does not answer in its state's time.
 func hang(ctx context.Context, w *world) error {
@@ -1661,10 +1770,20 @@ func TestFailureOfOneBranchStopsTheOther(t *testing.T) {
 				return nil
 			}
 		}, names.ReplayMachine, "ReconcileDeletes"},
+		{site{"DeletePart", true}, slowCopy, names.RoundMachine, "Copy"},
+		{site{"RecordRound", true}, func(w *world) {
+			slowReplay(w)
+			w.disturb = func(ctx context.Context, at site, _ int) error {
+				if at == (site{"PublishCopy", true}) {
+					return asl.Sleep(ctx, w.clock, 11*time.Minute)
+				}
+				return nil
+			}
+		}, names.ReplayMachine, "Deletes"},
 	} {
 		for _, final := range []bool{true, false} {
 			fails := site{c.fails.state, final}
-			if !final && c.at == "ReconcileDeletes" {
+			if !final && (c.at == "ReconcileDeletes" || c.at == "Deletes") {
 				continue
 			}
 			w := short(t)
@@ -1745,6 +1864,7 @@ func TestRedriveResumesTheFailedBranchOnly(t *testing.T) {
 	}{
 		{site{"ReconcileDeletes", false}, names.RoundMachine},
 		{site{"ReplaySlice", false}, names.RoundMachine},
+		{site{"DeletePart", false}, names.RoundMachine},
 		{site{"StartRestore", false}, names.ReplayMachine},
 		{site{"CopyRange", false}, names.ReplayMachine},
 	} {

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/domainferry/domainferry/internal/local/environment"
 	"github.com/domainferry/domainferry/internal/local/workload"
@@ -31,6 +33,13 @@ func local(ctx context.Context, args []string) error {
 	cfg.Addresses = environment.Addresses{
 		Source: free(preferred.Source), Destination: free(preferred.Destination), StepFunctions: free(preferred.StepFunctions),
 	}
+	if cfg.Engines == environment.Nodes {
+		var unlock func()
+		if cfg.Data, unlock, err = dataOf(*dir); err != nil {
+			return err
+		}
+		defer unlock()
+	}
 	env, err := environment.Start(ctx, cfg)
 	if err != nil {
 		return err
@@ -41,7 +50,9 @@ func local(ctx context.Context, args []string) error {
 		}
 		fmt.Println("stopped")
 	}()
-	if _, err := workload.Fill(ctx, env.Source.Client(environment.Operator), workload.Options{Seed: cfg.Faults.Seed, TotalBytes: *bytes}); err != nil {
+	if env.Resumed {
+		fmt.Println("an earlier run was killed; its data are used, and writes that it had stopped are given back")
+	} else if _, err := workload.Fill(ctx, env.Source.Client(environment.Operator), workload.Options{Seed: cfg.Faults.Seed, TotalBytes: *bytes}); err != nil {
 		return err
 	}
 	input := filepath.Join(*dir, "migration.json")
@@ -65,6 +76,25 @@ Ctrl-C stops everything.
 	<-ctx.Done()
 	fmt.Println("\nstopping")
 	return nil
+}
+
+// dataOf is the folder of a local environment's data, one for each folder of logs, held by one process at a time. It lies where an
+// unprivileged user can read it. Data is "" when another process has it.
+func dataOf(dir string) (data string, unlock func(), err error) {
+	absolute, err := filepath.Abs(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	data = filepath.Join(os.TempDir(), fmt.Sprintf("domain-ferry-local-%x", sha256.Sum256([]byte(absolute)))[:40])
+	lock, err := os.OpenFile(data+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return "", nil, err
+	}
+	unlock = func() { _ = lock.Close() }
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return "", unlock, nil
+	}
+	return data, unlock, nil
 }
 
 // free returns the address if nothing listens there, and else "", which means any free port.

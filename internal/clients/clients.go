@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/sfn"
 
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/journal"
@@ -47,7 +48,7 @@ func FromEnvironment(ctx context.Context) (*Clients, error) {
 	transport.MaxIdleConnsPerHost = 256
 	transport.ResponseHeaderTimeout = 60 * time.Second
 	c := &Clients{aws: cfg, transport: transport}
-	c.Journal = journal.NewStore(c.S3(cfg.Region), bucket)
+	c.Journal = journal.NewStore(c.S3(cfg.Region), bucket).Asking(executions{sfn.NewFromConfig(cfg)})
 	return c, nil
 }
 

@@ -24,6 +24,7 @@ const (
 	AccessDenied        Name = "Migration.AccessDenied"
 	Incompatible        Name = "Migration.Incompatible"
 	DestinationOccupied Name = "Migration.DestinationOccupied"
+	DomainTaken         Name = "Migration.DomainTaken"
 	InsufficientDisk    Name = "Migration.InsufficientDisk"
 	RepositoryRefused   Name = "Migration.RepositoryRefused"
 	RepositoryCorrupt   Name = "Migration.RepositoryCorrupt"
@@ -34,6 +35,7 @@ const (
 	IndicesChanged      Name = "Migration.IndicesChanged"
 	VerificationFailed  Name = "Migration.VerificationFailed"
 	NeverFits           Name = "Migration.NeverFits"
+	NotApproved         Name = "Migration.NotApproved"
 	NotSupported        Name = "Migration.NotSupported"
 	JournalMissing      Name = "Migration.JournalMissing"
 	Superseded          Name = "Migration.Superseded"
@@ -61,6 +63,7 @@ var catalogue = []Definition{
 	{AccessDenied, false, "Allow the caller role what the message names: IAM policy, bucket policy, or a role mapping in the domain's fine-grained access control."},
 	{Incompatible, false, "The destination's version cannot read what the message names. Choose another destination version, or reindex or exclude those indices."},
 	{DestinationOccupied, false, "The destination already holds indices of these names that this migration did not make. Delete or rename them there, or exclude them; Domain Ferry never overwrites what it did not make."},
+	{DomainTaken, false, "One execution at a time acts on a domain. Wait until the one named ends, or stop it (aws stepfunctions stop-execution); what it has warmed is kept. Then start anew."},
 	{InsufficientDisk, false, "Enlarge the destination's volumes or move fewer indices at once; the restore needs room for every primary shard in full."},
 	{RepositoryRefused, false, "The domain cannot use the repository. Check the bucket, its Region, the snapshot role's trust (es.amazonaws.com) and its bucket permissions."},
 	{RepositoryCorrupt, false, "The repository does not hold what its own index says. Do not delete anything; check for other writers and lifecycle rules on the bucket, then start a new execution."},
@@ -71,6 +74,7 @@ var catalogue = []Definition{
 	{IndicesChanged, false, "The source's indices are not those of the plan. Start a new execution so that the plan is made again; warm copies are reused."},
 	{VerificationFailed, false, "The destination does not hold the same data. Writes have been given back to the source; see the checks in verification.json of the journal and start anew."},
 	{NeverFits, false, "More rounds will not bring the write downtime under the window. Widen downtimeWindow, move fewer indices at once, or choose a quieter time, and start anew; the warm destination is reused."},
+	{NotApproved, false, "The approval was declined, or not given in time. Writes were never stopped and the destination is kept warm: start anew when it suits."},
 	{NotSupported, false, "This version of Domain Ferry does not do this yet. Change the input as the message says."},
 	{JournalMissing, false, "The journal has no plan for this migration. Start a new execution; Preflight writes it."},
 	{Superseded, false, "A newer execution of this migration has taken over; this one must not act any more. Watch the newer one."},

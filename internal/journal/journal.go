@@ -1,6 +1,8 @@
 // Package journal keeps what a migration decided and did, as JSON objects in the deployment's own bucket:
 //
 //	executions/<execution name>.json              which migration an execution belongs to
+//	leases/<host of a domain>.json                Lease: which execution acts on the domain
+//	migrations/<name>/fence.json                  Fence: the execution that may act for the migration
 //	migrations/<name>/plan.json                   migration.Plan
 //	migrations/<name>/checkpoints/0003.json       Checkpoints, written before the round's snapshot
 //	migrations/<name>/rounds/0003.json            migration.Round, written when the round is over
@@ -16,7 +18,7 @@
 //	migrations/<name>/verification.json           migration.Verification of the last cut-over
 //	migrations/<name>/decision.json               migration.Decision, the last one
 //	migrations/<name>/report.json                 report.Report
-//	migrations/<name>/tuning.json                 step.Tuning: settings raised at the destination and how they were before
+//	migrations/<name>/undo/<host>-<setting>.json  Undo: a setting that is changed, and how it was before
 //
 // S3 is strongly consistent; write-once objects use If-None-Match, so that a repeated step keeps what the first attempt wrote.
 package journal
@@ -55,12 +57,18 @@ const maximumObject = 64 << 20
 
 // Store is the journal bucket.
 type Store struct {
-	client S3
-	bucket string
+	client     S3
+	bucket     string
+	executions Executions
 }
 
 // NewStore returns the store in bucket.
-func NewStore(client S3, bucket string) *Store { return &Store{client, bucket} }
+func NewStore(client S3, bucket string) *Store { return &Store{client: client, bucket: bucket} }
+
+// Asking returns the store with somebody to ask whether an execution still runs; without, none is ever known to have ended.
+func (s *Store) Asking(e Executions) *Store {
+	return &Store{client: s.client, bucket: s.bucket, executions: e}
+}
 
 // Journal is one migration's folder.
 type Journal struct {
@@ -102,20 +110,52 @@ func (j *Journal) SavePlan(ctx context.Context, p migration.Plan) error {
 	return j.store.put(ctx, j.key("plan.json"), p)
 }
 
-// Plan reads the plan. execution is the caller's; when the plan belongs to a newer one the fault is Superseded, when there is
-// no plan JournalMissing. An empty execution (a round that a schedule starts) takes the plan as it is.
+// Plan reads the plan, and is the fence: it lets a step of the execution go on only while the execution may act. When the plan
+// belongs to a newer one, or the execution has ended, the fault is Superseded; when there is no plan, JournalMissing. An execution that
+// was redriven after its end takes its domains again, unless another one has them (DomainTaken). An empty execution, a round that a
+// schedule starts, takes the plan as it is and no domain, and is refused while an execution has one of them.
 func (j *Journal) Plan(ctx context.Context, execution string) (migration.Plan, error) {
 	var p migration.Plan
-	found, err := j.store.get(ctx, j.key("plan.json"), &p)
+	var f Fence
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) { p, err = j.ReadPlan(groupCtx); return err })
+	group.Go(func() (err error) { f, err = j.Fence(groupCtx); return err })
+	err := group.Wait()
 	switch {
 	case err != nil:
 		return p, err
-	case !found:
-		return p, fault.Newf(fault.JournalMissing, "read plan", j.store.bucket+"/"+j.key("plan.json"), "there is none for migration %q", j.migration)
-	case execution != "" && execution != p.Execution:
+	case execution == "":
+		return p, j.alone(ctx, p)
+	case execution != p.Execution:
 		return p, fault.Newf(fault.Superseded, "act for migration "+j.migration, "execution "+execution, "the plan now belongs to %s", p.Execution)
+	case f.Execution == execution && !f.EndedAt.IsZero():
+		return p, j.resume(ctx, f)
 	}
 	return p, nil
+}
+
+// alone refuses a round that a schedule starts where it would harm: while an execution has a domain, and once the destination takes
+// writes.
+func (j *Journal) alone(ctx context.Context, p migration.Plan) error {
+	f, found, err := j.Freeze(ctx)
+	if err != nil {
+		return err
+	}
+	if found && (f.State == HandedOver || f.State == HandingOver) {
+		return fault.Newf(fault.DestinationOccupied, "keep the destination warm", p.Spec.Destination.Endpoint, "migration %q is over: it takes writes since %s", j.migration, f.EndedAt.Format(time.RFC3339)).
+			WithHint("Remove the schedule of this round; it would restore over what clients have written.")
+	}
+	return j.store.free(ctx, p.Spec.Source.Endpoint, p.Spec.Destination.Endpoint)
+}
+
+// ReadPlan reads the plan, for those who act for no execution. When there is none the fault is JournalMissing.
+func (j *Journal) ReadPlan(ctx context.Context) (migration.Plan, error) {
+	var p migration.Plan
+	found, err := j.store.get(ctx, j.key("plan.json"), &p)
+	if err == nil && !found {
+		err = fault.Newf(fault.JournalMissing, "read plan", j.store.bucket+"/"+j.key("plan.json"), "there is none for migration %q", j.migration)
+	}
+	return p, err
 }
 
 // Checkpoints are the source's global checkpoints, index -> one per shard, read before a round's snapshot. Everything at or
@@ -271,6 +311,9 @@ type Copies struct {
 	// Removed are those whose index is gone at the source, so that the copy is to be deleted. Nothing else is ever deleted but what is
 	// restored anew at once.
 	Removed []string `json:"removed,omitempty"`
+	// Streams are the data streams that this migration made there with a final restore, or is about to. Such a stream is deleted before
+	// its indices are restored anew: its write index cannot be closed.
+	Streams []string `json:"streams,omitempty"`
 	// CannotClose is set once the domain has refused to close an index: copies are deleted and restored anew there.
 	CannotClose bool `json:"cannotClose,omitempty"`
 }
@@ -371,6 +414,10 @@ type Freeze struct {
 	StartedAt time.Time         `json:"startedAt"`
 	ProvenAt  time.Time         `json:"provenAt,omitzero"`
 	EndedAt   time.Time         `json:"endedAt,omitzero"` // thawed or handed over
+	// NotBlocked: the operator has stopped the clients, and no block is set.
+	NotBlocked bool `json:"notBlocked,omitempty"`
+	// Proven are the source's highest sequence numbers, index -> one per shard, once writes had stopped.
+	Proven map[string][]int64 `json:"proven,omitempty"`
 	// SettledAt is when the destination's indices had replicas and refresh as planned, after the hand-over.
 	SettledAt  time.Time `json:"settledAt,omitzero"`
 	Prediction *float64  `json:"predictedSeconds,omitempty"`
@@ -398,7 +445,6 @@ const (
 	VerificationFile = "verification.json"
 	DecisionFile     = "decision.json"
 	ReportFile       = "report.json"
-	TuningFile       = "tuning.json"
 )
 
 // SaveDocument replaces one of the named documents.
@@ -412,12 +458,12 @@ func (j *Journal) Document(ctx context.Context, file string, v any) (found bool,
 }
 
 func (s *Store) put(ctx context.Context, key string, v any) error {
-	return s.write(ctx, key, v, nil)
+	return s.write(ctx, key, v, condition{})
 }
 
 // putOnce writes the object unless there is one.
 func (s *Store) putOnce(ctx context.Context, key string, v any) error {
-	err := s.write(ctx, key, v, aws.String("*"))
+	err := s.write(ctx, key, v, condition{ifNoneMatch: true})
 	var api smithy.APIError
 	// A ConditionalRequestConflict is another writer under way, who may still fail: the step asks again.
 	if errors.As(err, &api) && api.ErrorCode() == "PreconditionFailed" {
@@ -426,35 +472,42 @@ func (s *Store) putOnce(ctx context.Context, key string, v any) error {
 	return err
 }
 
-func (s *Store) write(ctx context.Context, key string, v any, ifNoneMatch *string) error {
+func (s *Store) write(ctx context.Context, key string, v any, c condition) error {
 	body, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return fmt.Errorf("journal: encode %s: %w", key, err)
 	}
+	ifMatch, ifNoneMatch := c.headers()
 	_, err = s.client.PutObject(ctx, &s3.PutObjectInput{
-		Bucket: &s.bucket, Key: &key, Body: bytes.NewReader(body), ContentType: aws.String("application/json"), IfNoneMatch: ifNoneMatch,
+		Bucket: &s.bucket, Key: &key, Body: bytes.NewReader(body), ContentType: aws.String("application/json"), IfMatch: ifMatch, IfNoneMatch: ifNoneMatch,
 	})
 	return s.classify(err, "write journal", key)
 }
 
 func (s *Store) get(ctx context.Context, key string, v any) (found bool, err error) {
+	_, found, err = s.read(ctx, key, v)
+	return found, err
+}
+
+// read is get with the object's entity tag.
+func (s *Store) read(ctx context.Context, key string, v any) (tag string, found bool, err error) {
 	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key})
 	var none *types.NoSuchKey
 	if errors.As(err, &none) {
-		return false, nil
+		return "", false, nil
 	}
 	if err != nil {
-		return false, s.classify(err, "read journal", key)
+		return "", false, s.classify(err, "read journal", key)
 	}
 	defer out.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(out.Body, maximumObject))
 	if err != nil {
-		return false, fault.New(fault.Unavailable, "read journal", s.bucket+"/"+key, err)
+		return "", false, fault.New(fault.Unavailable, "read journal", s.bucket+"/"+key, err)
 	}
 	if err := json.Unmarshal(body, v); err != nil {
-		return false, fault.New(fault.Unclassified, "read journal", s.bucket+"/"+key, err).WithHint("The object is not what Domain Ferry wrote; restore an older version of it (the bucket is versioned).")
+		return "", false, fault.New(fault.Unclassified, "read journal", s.bucket+"/"+key, err).WithHint("The object is not what Domain Ferry wrote; restore an older version of it (the bucket is versioned).")
 	}
-	return true, nil
+	return aws.ToString(out.ETag), true, nil
 }
 
 func (s *Store) list(ctx context.Context, prefix string) ([]string, error) {

@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"context"
+	"crypto/md5"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,8 @@ type memory struct {
 	objects map[string]string
 	err     error // answers everything
 	puts    int
+	// beforePut is another writer who comes first.
+	beforePut func(key string)
 }
 
 func (m *memory) GetObject(_ context.Context, in *s3.GetObjectInput, _ ...func(*s3.Options)) (*s3.GetObjectOutput, error) {
@@ -37,16 +40,25 @@ func (m *memory) GetObject(_ context.Context, in *s3.GetObjectInput, _ ...func(*
 	if !ok {
 		return nil, &types.NoSuchKey{}
 	}
-	return &s3.GetObjectOutput{Body: io.NopCloser(strings.NewReader(body))}, nil
+	return &s3.GetObjectOutput{Body: io.NopCloser(strings.NewReader(body)), ETag: tagOf(body)}, nil
 }
+
+func tagOf(body string) *string { return aws.String(fmt.Sprintf("%x", md5.Sum([]byte(body)))) }
 
 func (m *memory) PutObject(_ context.Context, in *s3.PutObjectInput, _ ...func(*s3.Options)) (*s3.PutObjectOutput, error) {
 	m.puts++
 	if m.err != nil {
 		return nil, m.err
 	}
-	if _, exists := m.objects[*in.Key]; exists && aws.ToString(in.IfNoneMatch) == "*" {
+	if m.beforePut != nil {
+		m.beforePut(*in.Key)
+	}
+	before, exists := m.objects[*in.Key]
+	switch {
+	case exists && aws.ToString(in.IfNoneMatch) == "*", exists && in.IfMatch != nil && *in.IfMatch != *tagOf(before):
 		return nil, &smithy.GenericAPIError{Code: "PreconditionFailed"}
+	case !exists && in.IfMatch != nil:
+		return nil, &smithy.GenericAPIError{Code: "NoSuchKey"}
 	}
 	var b bytes.Buffer
 	if _, err := b.ReadFrom(in.Body); err != nil {

@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -20,6 +21,8 @@ const (
 	Done       Action = "done" // mode warm has had its rounds
 	Stop       Action = "stop" // more rounds will not bring the downtime under the window
 	AskFirst   Action = "ask"  // the same, and the operator wants to be asked
+	// AskApproval waits for the operator's word before writes are stopped.
+	AskApproval Action = "askApproval"
 )
 
 // Decision is an action with its reason and the numbers behind it.
@@ -28,6 +31,8 @@ type Decision struct {
 	WaitSeconds int         `json:"waitSeconds"` // for WaitFirst
 	Reason      string      `json:"reason"`
 	Prediction  *Prediction `json:"prediction,omitempty"`
+	// Probe is what the prediction's parts besides moving were tried at.
+	Probe Probe `json:"probe"`
 	// WouldFit says, for Stop and AskFirst, what would make it fit.
 	WouldFit string `json:"wouldFit,omitempty"`
 	// Switch are the indices that go on replay now.
@@ -46,10 +51,14 @@ type History struct {
 	Now   time.Time // zero: when the last round or pass ended
 	Since time.Time // rounds and passes that ended before do not count against the limits: the operator said "warm" then
 	Probe Probe
+	// Approved: the operator has agreed to the cut-over.
+	Approved bool
 	// Changed are indices on rounds that the source has written to since the last round, Follow what has changed in its list of indices.
 	// Either needs a round.
 	Changed []string
 	Follow  []string
+	// Rates are operations a second since the last round, of the indices on rounds; one that is missing is not known.
+	Rates map[string]float64
 	// Open are copies of changed indices that the last round could not close, because a snapshot of the destination's own held them.
 	Open []string
 }
@@ -64,8 +73,16 @@ const (
 // Decide says what comes after the last recorded round. indices is how many are planned; execution is the one that asks, whose own
 // rounds count against Rounds.Maximum.
 func Decide(spec Spec, execution string, indices int, h History) Decision {
+	if opens, _, ok := spec.CutOver.window(h.Now); ok && !h.Now.Before(opens) && opens.After(h.Since) {
+		h.Since = opens // rounds that kept it warm until then do not count
+	}
 	d := decide(spec, execution, indices, h)
-	if d.Action == Stop && spec.OnNeverFits == AskOperator && laps(execution, h, time.Time{}) < maximumRounds {
+	d.Probe = h.Probe
+	more := laps(execution, h, time.Time{}) < maximumRounds
+	if spec.Mode == Migrate && more {
+		d = spec.CutOver.conditioned(d, h.Now, h.Approved)
+	}
+	if d.Action == Stop && spec.OnNeverFits == AskOperator && more {
 		d.Action = AskFirst
 	}
 	return d
@@ -253,30 +270,106 @@ func (h History) RoundNeeded(indices int) bool {
 }
 
 // replayWhatDoesNotFit chooses what goes on replay when rounds do not fit the window: the indices whose restores move far more than is
-// new in them, and every index that still changes when even a round with nothing to move would not fit, or when no further round is
-// expected to.
+// new in them, and every index that still changes when even a round right after the last one would not fit, or when no further round is
+// expected to. Of these, only what replay is expected to serve better goes there.
 func (a ahead) replayWhatDoesNotFit(spec Spec, h History, base int, numbers string, change func([]OnReplay, string) (Decision, bool)) (Decision, bool) {
 	if !a.rounds {
 		return Decision{}, false
 	}
 	changes := func(m Measure) bool { return !m.Skipped && m.Recovered+m.Snapshot > 0 }
 	window := spec.DowntimeWindow.Seconds()
+	best, after := a.reach(h.Now, spec.Rounds.Pause.Seconds(), spec.Rounds.Maximum)
 	if least := a.least(); a.counted() && least.Low > window {
-		why := fmt.Sprintf("a round costs %.1f s of downtime even with nothing to move, more than downtimeWindow %s", least.Seconds, spec.DowntimeWindow)
-		if d, ok := change(h.choose(base, why, changes), numbers+"; "+why); ok {
+		why := fmt.Sprintf("a round costs %.1f s of downtime however soon it follows the last one, more than downtimeWindow %s", least.Seconds, spec.DowntimeWindow)
+		if d, ok := change(a.gains(h.choose(base, why, changes), best, h.Rates), numbers+"; "+why); ok {
 			return d, ok
 		}
 	}
-	if d, ok := change(h.wasteful(base), numbers); ok {
+	if d, ok := change(a.gains(h.wasteful(base), best, h.Rates), numbers); ok {
 		return d, ok
 	}
-	best, after := a.reach(h.Now, spec.Rounds.Pause.Seconds(), spec.Rounds.Maximum)
 	helps := after > 0 && best.High <= window
 	if helps || winning(a) || !a.settled() {
 		return Decision{}, false
 	}
 	why := fmt.Sprintf("rounds do not get shorter than %.1f s of downtime (%.1f to %.1f), more than downtimeWindow %s", best.Seconds, best.Low, best.High, spec.DowntimeWindow)
-	return change(h.choose(base, why, changes), numbers+"; "+why)
+	return change(a.gains(h.choose(base, why, changes), best, h.Rates), numbers+"; "+why)
+}
+
+// assumedOperations are the operations a second that a pass is taken to bring over until one has been measured (measured: 4,774
+// documents in a second, beside other work).
+const assumedOperations = 2_000
+
+// gains keeps of the chosen indices those that make the last delta shorter by going on replay: as it would be after more rounds, beside or
+// without the pass that brings the others. Operations that are not known count as none.
+func (a ahead) gains(chosen []OnReplay, best Prediction, rates map[string]float64) []OnReplay {
+	if len(a.laps) < 2 || rates == nil || a.onRounds == nil || !a.counted() || math.IsInf(best.High, 1) {
+		return chosen
+	}
+	interval := best.Snapshot.Seconds + best.Copy.Seconds + best.Restore.Seconds
+	each := map[string]delta{}
+	for _, name := range a.onRounds {
+		each[name] = expected(a.laps, []string{name}, interval, false)
+	}
+	going := map[string]bool{}
+	byRounds := func() float64 {
+		var d delta
+		rest := 0
+		for _, name := range a.onRounds {
+			if !going[name] {
+				d.snapshot, d.restore = d.snapshot+each[name].snapshot, d.restore+each[name].restore
+				d.copied = d.snapshot + each[name].copied - each[name].snapshot // what a copy has besides is of the round, not of an index
+				rest++
+			}
+		}
+		if rest == 0 {
+			return 0
+		}
+		snapshot, copied, restore := moving(a.laps, d)
+		return snapshot + copied + restore
+	}
+	fixed, perSecond := assumedPass, float64(assumedOperations)
+	if runs, _ := replays(a.passes); len(runs) > 0 {
+		l := pace(runs)
+		fixed = l.fixed
+		if l.each > 0 {
+			perSecond = 1 / l.each
+		}
+	}
+	_, known := replays(a.passes)
+	byReplay := func() float64 {
+		load := known
+		for name := range going {
+			load += rates[name]
+		}
+		switch {
+		case len(going) == 0 && !a.replay:
+			return 0
+		case load >= perSecond:
+			return math.Inf(1) // it would fall behind
+		}
+		return fixed / (1 - load/perSecond) // each pass brings what came during the one before
+	}
+	longest := func() float64 { return max(byRounds(), byReplay()) }
+	before := longest()
+	for _, x := range chosen {
+		going[x.Index] = true
+	}
+	busiest := slices.Clone(chosen)
+	slices.SortStableFunc(busiest, func(x, y OnReplay) int { return cmp.Compare(rates[y.Index], rates[x.Index]) })
+	now := longest()
+	for _, x := range busiest {
+		delete(going, x.Index)
+		if without := longest(); without <= now {
+			now = without
+			continue
+		}
+		going[x.Index] = true
+	}
+	if now >= before {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(chosen), func(x OnReplay) bool { return !going[x.Index] })
 }
 
 // wouldFit tells what would make the downtime fit.

@@ -19,9 +19,8 @@ func rounds(execution string, restores ...float64) []Round {
 
 // overhead is what a cut-over of two indices costs besides moving, by the constants.
 func overhead(rounds bool) float64 {
-	a := ahead{indices: 2, rounds: rounds}
 	var p Prediction
-	a.overhead(&p)
+	ahead{indices: 2}.overhead(&p, rounds)
 	return p.Freeze.Seconds + p.Verify.Seconds + p.Finish.Seconds + p.Transitions.Seconds
 }
 
@@ -126,6 +125,16 @@ func TestLimitsCountAnew(t *testing.T) {
 	}
 }
 
+// predicted is the prediction of a cut-over that begins now; ok is false while too little has been measured.
+func predicted(indices int, h History) (p Prediction, ok bool) {
+	a, ok := look(indices, h)
+	if !ok {
+		return p, false
+	}
+	round, pass := a.since(h.Now)
+	return a.at(round, pass, 0), true
+}
+
 func TestWhatDominates(t *testing.T) {
 	for want, r := range map[string]Round{
 		"snapshot":    {Snapshot: SnapshotPhase{Seconds: 9}, Copy: CopyPhase{Seconds: 5}, Restore: RestorePhase{Seconds: 5}},
@@ -135,12 +144,12 @@ func TestWhatDominates(t *testing.T) {
 		"snapshot on node n7 (3 of 40 shards, 12.0 GB in the last round); slowest was shard logs[4], 8.0 s": {Snapshot: SnapshotPhase{
 			Seconds: 9, Shards: 40, Nodes: []Share{{Node: "n7", Shards: 3, Bytes: 12e9}}, Slowest: &Share{Index: "logs", Shard: 4, Seconds: 8}}},
 	} {
-		p, ok := Predict(1, History{Rounds: []Round{{}, r}})
+		p, ok := predicted(1, History{Rounds: []Round{{}, r}})
 		if !ok || p.Dominates != want {
 			t.Errorf("%s: %+v, %t", want, p, ok)
 		}
 	}
-	if _, ok := Predict(1, History{Rounds: rounds("me", 1)}); ok {
+	if _, ok := predicted(1, History{Rounds: rounds("me", 1)}); ok {
 		t.Error("the first round predicts")
 	}
 }

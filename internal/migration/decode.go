@@ -154,6 +154,20 @@ func (o object) duration(name string, low time.Duration, required bool) Duration
 	return Duration(d)
 }
 
+// time reads a moment; the zero time when it is not given or wrong.
+func (o object) time(name string) time.Time {
+	s := o.text(name, false, nil)
+	if s == "" {
+		return time.Time{}
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		o.r.problem(o.path+"."+name, "%q is not a moment; write it like \"2026-11-30T02:00:00Z\"", s)
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
 func (o object) texts(name string, check func(string) error) []string {
 	v, ok := o.fields[name]
 	if !ok {
@@ -229,7 +243,7 @@ func oneLetter(a, b string) bool {
 }
 
 func (r *reader) spec(doc any) Spec {
-	o, ok := r.object("$", doc, "migration", "mode", "source", "destination", "indices", "downtimeWindow", "rounds", "lastMile", "onNeverFits", "topology", "replicas", "comment")
+	o, ok := r.object("$", doc, "migration", "mode", "source", "destination", "indices", "downtimeWindow", "rounds", "lastMile", "onNeverFits", "topology", "cutOver", "clients", "replicas", "comment")
 	if !ok {
 		return Spec{}
 	}
@@ -240,6 +254,7 @@ func (r *reader) spec(doc any) Spec {
 		LastMile:    LastMile(o.text("lastMile", false, oneOf(string(LastMileAuto), string(LastMileRounds), string(LastMileReplay)))),
 		OnNeverFits: OnNeverFits(o.text("onNeverFits", false, oneOf(string(StopMigration), string(AskOperator)))),
 		Topology:    Topology(o.text("topology", false, checkTopology)),
+		Clients:     Clients(o.text("clients", false, oneOf(string(ClientsRun), string(ClientsStopped)))),
 	}
 	if s.LastMile == "" {
 		s.LastMile = LastMileAuto
@@ -249,6 +264,9 @@ func (r *reader) spec(doc any) Spec {
 	}
 	if s.Mode == "" {
 		s.Mode = Migrate
+	}
+	if s.Clients == "" {
+		s.Clients = ClientsRun
 	}
 	if s.Topology == "" {
 		s.Topology = Copy
@@ -271,12 +289,45 @@ func (r *reader) spec(doc any) Spec {
 			}
 		}
 	}
+	s.CutOver = r.conditions(o)
 	if o.has("replicas") {
 		n := o.integer("replicas", 0, 0, 100)
 		s.Replicas = &n
 	}
 	r.apart(s)
 	return s
+}
+
+func (r *reader) conditions(parent object) CutOverConditions {
+	c := CutOverConditions{Approval: NoApproval, ApprovalTimeout: Duration(defaultApproval)}
+	if !parent.has("cutOver") {
+		return c
+	}
+	o, ok := r.object("$.cutOver", parent.fields["cutOver"], "notBefore", "notAfter", "every", "approval", "approvalTimeout")
+	if !ok {
+		return c
+	}
+	c.NotBefore, c.NotAfter = o.time("notBefore"), o.time("notAfter")
+	c.Every = o.duration("every", time.Hour, false)
+	if o.has("approval") {
+		c.Approval = Approval(o.text("approval", false, oneOf(string(NoApproval), string(ApprovalRequired))))
+	}
+	if o.has("approvalTimeout") {
+		c.ApprovalTimeout = o.duration("approvalTimeout", time.Minute, false)
+	}
+	length := c.NotAfter.Sub(c.NotBefore)
+	both := !c.NotBefore.IsZero() && !c.NotAfter.IsZero()
+	switch {
+	case both && length <= 0:
+		r.problem("$.cutOver.notAfter", "must be later than notBefore")
+	case o.has("every") && !both:
+		r.problem("$.cutOver.every", "repeats the window from notBefore to notAfter; give both")
+	case both && c.Every > 0 && length > time.Duration(c.Every):
+		r.problem("$.cutOver.every", "is shorter than the window, which is %s long", length)
+	case both && c.Every == 0 && length < defaultEvery:
+		c.Every = Duration(defaultEvery)
+	}
+	return c
 }
 
 // apart refuses a migration onto itself.

@@ -65,7 +65,8 @@ func TestSmallestInputGetsEveryDefault(t *testing.T) {
 			Repository: Repository{Bucket: "new-snapshots", BasePath: "a/b", Region: "us-west-2", RoleARN: "arn:aws:iam::444455556666:role/path/snapshots"},
 		},
 		Indices: Selection{Include: []string{"*"}, Exclude: []string{}}, DowntimeWindow: Duration(90 * time.Second),
-		Rounds: RoundLimits{Minimum: 2, Maximum: 20},
+		Rounds:  RoundLimits{Minimum: 2, Maximum: 20},
+		CutOver: CutOverConditions{Approval: NoApproval, ApprovalTimeout: Duration(24 * time.Hour)}, Clients: ClientsRun,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

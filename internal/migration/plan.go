@@ -14,8 +14,10 @@ type Plan struct {
 	CreatedAt time.Time      `json:"createdAt"`
 	Engines   Engines        `json:"engines"`
 	Indices   []PlannedIndex `json:"indices"`
-	LeftOut   []LeftOut      `json:"leftOut"`
-	Warnings  []string       `json:"warnings"`
+	// Streams are the data streams whose backing indices are all among the indices.
+	Streams  []PlannedStream `json:"streams,omitempty"`
+	LeftOut  []LeftOut       `json:"leftOut"`
+	Warnings []string        `json:"warnings"`
 }
 
 // Engines are the two versions as the domains gave them, "elasticsearch-7.10.2".
@@ -28,6 +30,7 @@ type Engines struct {
 type PlannedIndex struct {
 	Name            string `json:"name"`
 	UUID            string `json:"uuid"`
+	Stream          string `json:"stream,omitempty"` // the data stream that it is a backing index of
 	Shards          int    `json:"shards"`
 	Replicas        string `json:"replicas"`                  // index.number_of_replicas to set at the end
 	AutoExpand      string `json:"autoExpandReplicas"`        // index.auto_expand_replicas at the source, "" when unset
@@ -70,7 +73,7 @@ var enginePrefixes = []string{
 
 // Select says whether the selection takes the index, and if it matched but is left out, why.
 func (s Selection) Select(name string) (taken bool, reason string) {
-	matches := func(pattern string) bool { ok, _ := path.Match(escape(pattern), name); return ok }
+	matches := func(pattern string) bool { return matches(pattern, name) }
 	if !slices.ContainsFunc(s.Include, matches) {
 		return false, ""
 	}
@@ -92,11 +95,16 @@ func (s Selection) Select(name string) (taken bool, reason string) {
 func (s Selection) Unmatched(names []string) []int {
 	var none []int
 	for i, p := range s.Include {
-		if !slices.ContainsFunc(names, func(n string) bool { ok, _ := path.Match(escape(p), n); return ok }) {
+		if !slices.ContainsFunc(names, func(n string) bool { return matches(p, n) }) {
 			none = append(none, i)
 		}
 	}
 	return none
+}
+
+func matches(pattern, name string) bool {
+	ok, _ := path.Match(escape(pattern), name)
+	return ok
 }
 
 // escape leaves * as the only wildcard.

@@ -39,39 +39,52 @@ type Prediction struct {
 	Dominates string `json:"dominates"`
 }
 
-// Probe is how long one read of each domain took just now, in seconds: the statistics that freezing and verifying ask for. Zero is
-// not measured.
+// Probe is what the parts of a cut-over took when they were tried just now, in seconds. Zero is not measured.
 type Probe struct {
-	Source      float64 `json:"source"`
-	Destination float64 `json:"destination"`
+	Source      float64 `json:"source"`      // a read of the statistics that freezing and verifying ask for
+	Destination float64 `json:"destination"` // a listing of its indices
+	Journal     float64 `json:"journal"`     // a small document
 	// Task is how long it took from the state's being entered to its function's first line: what each state of a cut-over costs besides
-	// its work.
+	// its work. Cold is the longest seen so far: of a function that had to be started first, as those that only a cut-over calls have.
 	Task float64 `json:"task"`
+	Cold float64 `json:"cold"`
+	// Return is how long it took from the end of the last round or pass until the state after it was entered.
+	Return float64 `json:"return"`
+	// Refresh is a refresh of the source's indices on replay: the last pass has to wait for one.
+	Refresh float64 `json:"refresh"`
+	// Verify is a verification, tried with writes going on and its outcome left aside.
+	Verify float64 `json:"verify"`
 }
 
-// What a cut-over costs besides moving the last delta, until one of this migration has been measured: seconds of the functions
-// themselves, and how many requests each sends one after the other. From rehearsals on two processors (make rehearsal); a request
-// costs there what assumedRead says.
+// What a cut-over costs besides moving the last delta, until one of this migration has been measured: seconds, and how many requests
+// and states follow one after the other. From rehearsals on two processors (make rehearsal), some beside other work; what a request, a
+// state or a verification costs is probed, and assumed only where it was not.
 const (
 	assumedRead     = 0.010
+	assumedJournal  = 0.005
+	assumedTask     = 0.010
+	assumedCold     = 0.030
 	assumedSnapshot = 0.2
 	assumedCopy     = 0.5
 	assumedRestore  = 0.3
 	assumedPass     = 0.2
-	freezeBase      = 0.10
-	freezeReads     = 6 // list twice, block, statistics twice, and the pause between them
+	freezeBase      = 0.08 // the block, which all nodes acknowledge, and the pause between two readings
+	freezeReads     = 5    // list twice, statistics twice, describe
 	verifyBase      = 0.10
 	verifyReads     = 8
 	verifyAnIndex   = 0.01 // its sampled documents; indices are looked at side by side
-	finishBase      = 0.08
-	finishReads     = 6
-	assumedTask     = 0.010
+	finishBase      = 0.06 // the block's end
+	finishReads     = 4
+	finishJournal   = 5
 	mostTask        = 5 // seconds; more is a retried state, not the cost of one
 	besideBase      = 0.02
-	besideReplay    = 4    // states whose start belongs to no phase
-	besideRound     = 9    // the same with a round
+	besideTasks     = 2    // functions whose start belongs to no phase, besides the verification's
+	besideJournal   = 6    // requests to the journal that belong to no phase
+	roundTasks      = 9    // the same with a round
+	roundJournal    = 18   // the same with a round
 	roundCalls      = 12   // requests of a round that belong to no phase: asking for the snapshot, for the restore, looking before
 	unknownFactor   = 1.5  // the range of what has never been compared with a measurement, the constants above too
+	triedFactor     = 1.35 // of what was tried just now
 	narrowest       = 1.1  // no range is narrower than a tenth
 	narrowestShift  = 0.03 // nor than 30 ms
 	memory          = 20   // rounds, and passes, that are looked back at
@@ -121,7 +134,11 @@ func fit(runs []sample, assumed, doubt float64) line {
 		parts := []weighted{{assumed, 1 / doubt}}
 		for _, s := range late {
 			long := l.each * s.load
-			parts = append(parts, weighted{s.seconds - long, 1 / (0.1*long + 0.1*s.seconds + 0.01)})
+			noise := 0.1*long + 0.1*s.seconds + 0.01
+			if s.seconds-long > assumed+5*noise {
+				parts[0].weight = 0 // what is left of this run is too much to be chance
+			}
+			parts = append(parts, weighted{s.seconds - long, 1 / noise})
 		}
 		l.fixed = min(max(0, weightedMedian(parts)), big.seconds)
 		l.each = (big.seconds - l.fixed) / big.load
@@ -200,9 +217,10 @@ func (h History) laps() []warmLap {
 }
 
 // expected is the delta of a round over the indices named (nil: as a whole) that is interval seconds after the last of laps. What is
-// new in a snapshot grows with the time. What a restore moves does too, but not beyond the whole index: an update moves its segment,
-// and the second update of a segment moves nothing more.
-func expected(laps []warmLap, indices []string, interval float64, saturate bool) delta {
+// new in a snapshot grows with the time, but not in proportion: however short it was, segments are written, and some are merged. What a
+// restore moves grows too, but not beyond the whole index: an update moves its segment, and the second update of a segment moves nothing
+// more. Unless it is about now, few rounds are taken to say nothing of what does not shrink: some have to be tried.
+func expected(laps []warmLap, indices []string, interval float64, now bool) delta {
 	late := laps[max(1, len(laps)-recent):]
 	if len(laps) == 1 {
 		late = nil
@@ -211,43 +229,53 @@ func expected(laps []warmLap, indices []string, interval float64, saturate bool)
 	for _, l := range late {
 		timed = timed && l.interval > 0
 	}
-	per := func(l warmLap) float64 { return 1 }
-	if timed {
-		per = func(l warmLap) float64 { return l.interval }
-	} else {
-		interval = 1
+	typical := func(runs []sample) float64 {
+		var values []float64
+		for _, r := range runs {
+			values = append(values, r.seconds)
+		}
+		if !timed {
+			return median(values)
+		}
+		if !now && len(runs) < recent {
+			for i, r := range runs {
+				values[i] = r.seconds / r.load
+			}
+			return median(values) * interval
+		}
+		return fit(runs, 0, 0.3*median(values)).at(interval)
 	}
 	var d delta
 	if indices == nil {
-		var fresh, moved []float64
+		var fresh, moved []sample
 		size := 0.0
 		for _, l := range late {
-			fresh = append(fresh, float64(l.Snapshot.Bytes)/per(l))
-			moved = append(moved, hit(l.Restore.RecoveredBytes, l.Restore.ReusedBytes)/per(l))
+			fresh = append(fresh, sample{l.interval, float64(l.Snapshot.Bytes)})
+			moved = append(moved, sample{l.interval, hit(l.Restore.RecoveredBytes, l.Restore.ReusedBytes)})
 			size = float64(l.Restore.RecoveredBytes + l.Restore.ReusedBytes)
 		}
-		d.snapshot, d.restore = median(fresh)*interval, size*(1-math.Exp(-median(moved)*interval))
+		d.snapshot, d.restore = typical(fresh), size*(1-math.Exp(-typical(moved)/hits))
 	}
 	for _, name := range indices {
-		var fresh, moved []float64
+		var fresh, moved []sample
 		size, whole := 0.0, 0
 		for i, l := range late {
 			m, there := l.measures[name]
 			if !there || movedOnce(laps[:len(laps)-len(late)+i+1], name) {
 				continue
 			}
-			fresh = append(fresh, float64(m.Snapshot)/per(l))
+			fresh = append(fresh, sample{l.interval, float64(m.Snapshot)})
 			if all := m.Recovered + m.Reused; all > 0 {
 				size = float64(all)
 			}
-			if saturate && float64(m.Recovered) > saturated*float64(m.Recovered+m.Reused) {
+			if now && float64(m.Recovered) > saturated*float64(m.Recovered+m.Reused) {
 				whole++ // how often its segments were touched beyond that cannot be told
 				continue
 			}
-			moved = append(moved, hit(m.Recovered, m.Reused)/per(l))
+			moved = append(moved, sample{l.interval, hit(m.Recovered, m.Reused)})
 		}
-		d.snapshot += median(fresh) * interval
-		moves := size * (1 - math.Exp(-median(moved)*interval))
+		d.snapshot += typical(fresh)
+		moves := size * (1 - math.Exp(-typical(moved)/hits))
 		if whole > len(moved) {
 			moves = size
 		}
@@ -274,13 +302,15 @@ func movedOnce(laps []warmLap, name string) bool {
 	return !slices.ContainsFunc(laps[:n], func(l warmLap) bool { _, there := l.measures[name]; return there })
 }
 
-// hit is how often, on average, each byte of an index was touched, when moved of them had to move and kept did not.
+// hit is how often a byte of an index was touched, of so many (hits), when moved of them had to move and kept did not.
 func hit(moved, kept int64) float64 {
 	if moved <= 0 {
 		return 0
 	}
-	return -math.Log(1 - min(0.9999, float64(moved)/float64(moved+kept)))
+	return -hits * math.Log(1-min(0.9999, float64(moved)/float64(moved+kept)))
 }
+
+const hits = 1e9
 
 // moving is how long a round with that delta takes: each phase waits for its busiest node.
 func moving(laps []warmLap, d delta) (snapshot, copied, restore float64) {
@@ -394,6 +424,21 @@ func pace(runs []sample) line {
 	return fit(runs, assumedPass, max(assumedPass, 0.1)+0.3*median(took))
 }
 
+// flat is how long the shortest of the recent passes took that had more to do; 0 when none had. All of it may have been its fixed part,
+// which a pass with less to do has as well.
+func flat(runs []sample, load float64) float64 {
+	shortest := math.Inf(1)
+	for _, r := range runs[max(1, len(runs)-recent):] {
+		if r.load > load {
+			shortest = min(shortest, r.seconds)
+		}
+	}
+	if math.IsInf(shortest, 1) {
+		return 0
+	}
+	return shortest
+}
+
 // walkPasses is walk for the passes.
 func walkPasses(passes []Pass) (misses []float64) {
 	for t := max(2, len(passes)-compared); t < len(passes); t++ {
@@ -457,21 +502,34 @@ func (a ahead) at(sinceRound, sincePass float64, more int) Prediction {
 	var p Prediction
 	var d delta
 	if a.rounds {
-		// What has moved whole moves whole again, for all that is known. Further laps are reckoned by the rates: some have to be tried.
+		// What has moved whole moves whole again, for all that is known.
 		d = expected(a.laps, a.onRounds, sinceRound, more == 0 && sinceRound > 1)
 		s, c, r := moving(a.laps, d)
-		p.Snapshot = span(s, a.misses.snapshot, unknownFactor, more)
-		p.Copy = span(c, a.misses.copied, unknownFactor, more)
-		p.Restore = span(r, a.misses.restore, unknownFactor, more)
+		p.Snapshot = a.noLonger(span(s, a.misses.snapshot, unknownFactor, more), sinceRound, func(r Round) float64 { return r.Snapshot.Seconds })
+		p.Copy = a.noLonger(span(c, a.misses.copied, unknownFactor, more), sinceRound, func(r Round) float64 { return r.Copy.Seconds })
+		p.Restore = a.noLonger(span(r, a.misses.restore, unknownFactor, more), sinceRound, func(r Round) float64 { return r.Restore.Seconds })
 		p.SnapshotBytes, p.RestoreBytes = int64(d.snapshot), int64(d.restore)
 	}
 	if a.replay {
 		runs, perSecond := replays(a.passes)
 		p.Operations = int64(perSecond * max(0, sincePass))
 		p.Replay = span(pace(runs).at(perSecond*max(0, sincePass)), a.misses.replay, unknownFactor, more)
+		if more == 0 { // what further passes take, they show
+			p.Replay.High = max(p.Replay.High, flat(runs, float64(p.Operations)))
+		}
 	}
-	a.overhead(&p)
-	whole := then(p.Freeze, beside(then(p.Snapshot, p.Copy, p.Restore), p.Replay), p.Verify, p.Finish, p.Transitions)
+	whole := then(a.overhead(&p, false), p.Replay)
+	if a.rounds {
+		// Side by side, each with what is between its own phases. The longer one tells.
+		byReplay, between := whole, p.Transitions
+		whole = then(a.overhead(&p, true), then(p.Snapshot, p.Copy, p.Restore))
+		if a.replay && byReplay.Seconds > whole.Seconds {
+			p.Transitions = between
+		}
+		if a.replay {
+			whole = beside(whole, byReplay)
+		}
+	}
 	p.Seconds, p.Low, p.High = milli(whole.Seconds), milli(whole.Low), milli(whole.High)
 	p.Dominates = a.dominates(p, d)
 	for _, x := range []*Phase{&p.Freeze, &p.Snapshot, &p.Copy, &p.Restore, &p.Replay, &p.Verify, &p.Finish, &p.Transitions} {
@@ -480,19 +538,41 @@ func (a ahead) at(sinceRound, sincePass float64, more int) Prediction {
 	return p
 }
 
+// noLonger bounds the range of a phase by the recent rounds that had more time to gather changes. How far off a prediction from two rounds
+// of other lengths was says less than they do.
+func (a ahead) noLonger(p Phase, interval float64, took func(Round) float64) Phase {
+	longest := 0.0
+	for _, l := range a.laps[max(min(1, len(a.laps)), len(a.laps)-recent):] {
+		if l.interval >= interval {
+			longest = max(longest, took(l.Round))
+		}
+	}
+	if longest > 0 {
+		p.High = min(p.High, unknownFactor*max(longest, p.Seconds))
+	}
+	return p
+}
+
 func milli(seconds float64) float64 { return math.Round(seconds*1000) / 1000 }
 
-// overhead fills in what is not moving: as the earlier cut-overs of this migration measured it, or else from the constants and the
-// probe.
-func (a ahead) overhead(p *Prediction) {
+// overhead fills in what is not moving: as the earlier cut-overs of this migration measured it, or else from the probe and the
+// constants. What was never measured errs together: a busy machine, or a constant from another one, makes all of it longer. So those
+// ranges add up as they are. byRounds is for a last delta by a round, otherwise by a pass.
+func (a ahead) overhead(p *Prediction, byRounds bool) Phase {
+	or := func(probed, assumed float64) float64 {
+		if probed <= 0 {
+			return assumed
+		}
+		return min(probed, max(assumed, mostTask))
+	}
 	read := func(probed float64) float64 {
 		if probed <= 0 {
 			return assumedRead
 		}
 		return probed
 	}
-	source, destination := read(a.probe.Source), read(a.probe.Destination)
-	phase := func(assumed float64, get func(CutOver) *float64) Phase {
+	var known, guessed Phase
+	phase := func(assumed, unknown float64, get func(CutOver) *float64) Phase {
 		var measured []float64
 		for _, c := range a.cutOvers[max(0, len(a.cutOvers)-compared):] {
 			if s := get(c); s != nil {
@@ -500,27 +580,39 @@ func (a ahead) overhead(p *Prediction) {
 			}
 		}
 		if len(measured) == 0 {
-			return span(assumed, nil, unknownFactor, 0)
+			x := span(assumed, nil, unknown, 0)
+			guessed = Phase{guessed.Seconds + x.Seconds, guessed.Low + x.Low, guessed.High + x.High}
+			return x
 		}
 		expected := median(measured)
 		var misses []float64
 		for _, s := range measured {
 			misses = append(misses, miss(s, expected))
 		}
-		return span(expected, misses, unknownFactor, 0)
+		x := span(expected, misses, unknownFactor, 0)
+		known = then(known, x)
+		return x
 	}
-	task := assumedTask
-	if a.probe.Task > 0 {
-		task = min(a.probe.Task, mostTask)
+	source, destination := read(a.probe.Source), read(a.probe.Destination)
+	journal, task := or(a.probe.Journal, assumedJournal), or(a.probe.Task, assumedTask)
+	cold, back := max(task, or(a.probe.Cold, assumedCold)), or(a.probe.Return, journal+task)
+	freeze, between := freezeBase+journal+freezeReads*source, besideBase+besideJournal*journal+besideTasks*task
+	if a.replay {
+		freeze += a.probe.Refresh
 	}
-	between := besideBase + besideReplay*task
-	if a.rounds {
-		between = besideBase + besideRound*task + roundCalls*max(source, destination)
+	if byRounds {
+		between = besideBase + roundJournal*journal + roundTasks*task + roundCalls*max(source, destination)
 	}
-	p.Freeze = phase(freezeBase+freezeReads*source, func(c CutOver) *float64 { return c.Freeze })
-	p.Verify = phase(verifyBase+verifyReads*max(source, destination)+verifyAnIndex*float64(a.indices), func(c CutOver) *float64 { return c.Verify })
-	p.Finish = phase(finishBase+finishReads*destination, func(c CutOver) *float64 { return c.Finish })
-	p.Transitions = phase(between, CutOver.Transitions)
+	p.Freeze = phase(freeze, unknownFactor, func(c CutOver) *float64 { return c.Freeze })
+	if verify := func(c CutOver) *float64 { return c.Verify }; a.probe.Verify > 0 {
+		p.Verify = phase(a.probe.Verify+max(source, destination), triedFactor, verify) // and its connections are new ones
+	} else {
+		p.Verify = phase(verifyBase+verifyReads*max(source, destination)+verifyAnIndex*float64(a.indices), unknownFactor, verify)
+	}
+	p.Finish = phase(finishBase+finishJournal*journal+cold+finishReads*destination, unknownFactor, func(c CutOver) *float64 { return c.Finish })
+	// The last delta is a child execution, or two: begun and ended.
+	p.Transitions = phase(between+cold+2*back, unknownFactor, CutOver.Transitions)
+	return then(known, guessed)
 }
 
 // dominates names the phase that costs most and what is known of where.
@@ -592,17 +684,6 @@ func (a ahead) since(now time.Time) (round, pass float64) {
 		}
 	}
 	return max(0, ended.Sub(rounds).Seconds()), max(0, ended.Sub(passes).Seconds())
-}
-
-// Predict gives the write downtime if the cut-over began at h.Now. The first round moves everything and the first pass all changes since
-// its base, so that two of each are needed; ok is false before.
-func Predict(indices int, h History) (Prediction, bool) {
-	a, ok := look(indices, h)
-	if !ok {
-		return Prediction{}, false
-	}
-	round, pass := a.since(h.Now)
-	return a.at(round, pass, 0), true
 }
 
 // reach looks further laps ahead and gives the best prediction among them, and after how many laps it comes. A lap that is shorter

@@ -25,6 +25,7 @@ type story struct {
 	spec                                         Spec
 	silent                                       bool // the domains give no nodes' shares
 	surprising                                   int  // of 100 cut-overs, how many may take longer than the range said; 0 is 10
+	probe                                        Probe
 }
 
 type storyIndex struct {
@@ -49,7 +50,7 @@ func (s story) run(t *testing.T, seed uint64) outcome {
 	rng := rand.New(rand.NewPCG(seed, 7))
 	wobble := func() float64 { return math.Exp(s.noise * rng.NormFloat64()) }
 	now := time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
-	h := History{Earlier: map[int]map[string]Measure{}}
+	h := History{Earlier: map[int]map[string]Measure{}, Probe: s.probe}
 	out := outcome{switched: map[string]int{}}
 	var snapped, replayed time.Time
 	growth := 1.0
@@ -203,6 +204,12 @@ func stories() map[string]struct {
 		}
 		return s
 	}
+	// Measured: domains that have nothing else to do, and the same two on a machine that has.
+	quick := Probe{Source: 0.004, Destination: 0.004, Journal: 0.002, Task: 0.006, Cold: 0.02, Return: 0.015, Refresh: 0.02, Verify: 0.12}
+	sluggish := Probe{Source: 0.012, Destination: 0.012, Journal: 0.01, Task: 0.02, Cold: 0.06, Return: 0.1, Refresh: 0.14, Verify: 0.4}
+	second := func(p Probe) func(*story) {
+		return func(s *story) { s.spec.DowntimeWindow, s.probe = Duration(time.Second), p }
+	}
 	window := func(d time.Duration) func(*story) { return func(s *story) { s.spec.DowntimeWindow = Duration(d) } }
 	type table = map[string]struct {
 		story
@@ -218,7 +225,8 @@ func stories() map[string]struct {
 		"noisy":                      {with(4, func(s *story) { s.noise, s.surprising = 0.25, 25 }, logs, users), CutOverNow},
 		"merges":                     {with(4, func(s *story) { s.spike, s.surprising = 0.15, 20 }, logs, static), CutOverNow},
 		"large":                      {with(40, window(5*time.Minute), storyIndex{name: "a", size: 1e5 * gb, fresh: 100 * mb, ops: 1e5}, storyIndex{name: "b", size: 1e3 * gb, fresh: mb, hits: 1e-4, ops: 900}), CutOverNow},
-		"1 s":                        {with(1, window(time.Second), storyIndex{name: "a", size: 0.1 * gb, fresh: 0.1 * mb, ops: 100}, storyIndex{name: "b", size: 0.05 * gb, hits: 1e-2, ops: 10}, static), CutOverNow},
+		"1 s":                        {with(1, second(quick), storyIndex{name: "a", size: 0.1 * gb, fresh: 0.1 * mb, ops: 100}, storyIndex{name: "b", size: 0.05 * gb, hits: 1e-2, ops: 10}, static), CutOverNow},
+		"1 s, slow domains":          {with(1, second(sluggish), storyIndex{name: "a", size: 0.1 * gb, fresh: 0.1 * mb, ops: 100}, storyIndex{name: "b", size: 0.05 * gb, hits: 1e-2, ops: 10}, static), Stop},
 		"1 s, by rounds":             {with(1, func(s *story) { window(time.Second)(s); s.spec.LastMile = LastMileRounds }, storyIndex{name: "a", size: 0.1 * gb, fresh: 0.1 * mb}), Stop},
 		"faster than it can be read": {with(1, nil, storyIndex{name: "a", size: 10 * gb, fresh: 60 * mb, ops: 9000}), Stop},
 		"updates by rounds alone":    {with(4, func(s *story) { s.spec.LastMile, s.indices[0].hits = LastMileRounds, 0.05 }, users), Stop},

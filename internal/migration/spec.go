@@ -44,6 +44,15 @@ const (
 	AskOperator   OnNeverFits = "ask"
 )
 
+// Clients says who keeps the clients from writing during the cut-over.
+type Clients string
+
+// The clients: they run and are refused by a write block, or the operator has stopped them and nothing is blocked.
+const (
+	ClientsRun     Clients = "running"
+	ClientsStopped Clients = "stopped-by-operator"
+)
+
 // Duration is a time span written as "10m" or "1h30m" in JSON.
 type Duration time.Duration
 
@@ -64,16 +73,18 @@ func (d Duration) String() string { return time.Duration(d).String() }
 
 // Spec is the operator's input, the document given to start-execution or to a schedule, with defaults filled in.
 type Spec struct {
-	Migration      string      `json:"migration"`
-	Mode           Mode        `json:"mode"`
-	Source         Endpoint    `json:"source"`
-	Destination    Endpoint    `json:"destination"`
-	Indices        Selection   `json:"indices"`
-	DowntimeWindow Duration    `json:"downtimeWindow"`
-	Rounds         RoundLimits `json:"rounds"`
-	LastMile       LastMile    `json:"lastMile"`
-	OnNeverFits    OnNeverFits `json:"onNeverFits"`
-	Topology       Topology    `json:"topology"`
+	Migration      string            `json:"migration"`
+	Mode           Mode              `json:"mode"`
+	Source         Endpoint          `json:"source"`
+	Destination    Endpoint          `json:"destination"`
+	Indices        Selection         `json:"indices"`
+	DowntimeWindow Duration          `json:"downtimeWindow"`
+	Rounds         RoundLimits       `json:"rounds"`
+	LastMile       LastMile          `json:"lastMile"`
+	OnNeverFits    OnNeverFits       `json:"onNeverFits"`
+	Topology       Topology          `json:"topology"`
+	CutOver        CutOverConditions `json:"cutOver"`
+	Clients        Clients           `json:"clients"`
 	// Replicas at the destination after the cut-over; nil means as at the source.
 	Replicas *int `json:"replicas,omitempty"`
 }
@@ -115,6 +126,8 @@ const (
 	defaultMinimumRounds = 2
 	defaultMaximumRounds = 20
 	maximumRounds        = 500
+	defaultEvery         = 24 * time.Hour
+	defaultApproval      = 24 * time.Hour
 	maximumNameLength    = 50 // a snapshot is <name>-r0001, a Step Functions name has at most 80 characters
 )
 

@@ -179,9 +179,7 @@ func TestPredictWithReplay(t *testing.T) {
 		if c.onRounds {
 			indices++
 		}
-		p, ok := Predict(indices, h)
-		a := ahead{indices: indices, rounds: c.onRounds}
-		a.overhead(&p)
+		p, ok := predicted(indices, h)
 		want := c.moving + p.Freeze.Seconds + p.Verify.Seconds + p.Finish.Seconds + p.Transitions.Seconds
 		if ok != (c.moving != 0) || ok && (math.Abs(p.Seconds-want) > 0.002 || p.Dominates != c.dominates) {
 			t.Errorf("%s: %+v, %t; want %v", name, p, ok, want)
@@ -225,5 +223,67 @@ func TestStrategies(t *testing.T) {
 	rounds, replay = s.Split(p)
 	if names(rounds) != "a,b,c" || len(replay) != 0 || !slices.Contains(s.Dropped, Dropped{Name: "b", Reason: "why", Base: 7}) || len(s.Dropped) != 3 {
 		t.Errorf("after the drop: rounds %v, replay %v, %+v", rounds, replay, s)
+	}
+}
+
+// Rounds do not fit for a reason of their own: only what a pass brings over in less time goes on replay.
+func TestOnlyWhatReplayShortensGoesThere(t *testing.T) {
+	began := time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
+	// Four rounds, ten seconds apart: each costs a second, and 40 MB a second of what it moves.
+	history := func(moved map[string]int64, rates map[string]float64) History {
+		h := History{Earlier: map[int]map[string]Measure{}, Rates: rates, Now: began.Add(41 * time.Second)}
+		for n := range 4 {
+			r := Round{Number: n + 1, Execution: "me", StartedAt: began.Add(time.Duration(n) * 10 * time.Second)}
+			measures := map[string]Measure{}
+			for index, bytes := range moved {
+				m := Measure{Snapshot: bytes, Recovered: bytes, Reused: 10_000e6}
+				if index == "users" {
+					m.Snapshot = 1000
+				}
+				if n == 0 {
+					m = Measure{Snapshot: 10_000e6, Recovered: 10_000e6}
+				}
+				measures[index] = m
+				r.Snapshot.Bytes += m.Snapshot
+				r.Restore.RecoveredBytes += m.Recovered
+				r.Restore.ReusedBytes += m.Reused
+			}
+			r.Copy.Bytes = r.Snapshot.Bytes
+			r.Snapshot.Seconds, r.Copy.Seconds = 0.3+float64(r.Snapshot.Bytes)/40e6, 0.4+float64(r.Copy.Bytes)/100e6
+			r.Restore.Seconds = 0.3 + float64(r.Restore.RecoveredBytes)/40e6
+			r.FinishedAt = r.StartedAt.Add(9 * time.Second)
+			h.Rounds = append(h.Rounds, r)
+			if h.Measures != nil {
+				h.Earlier[n] = h.Measures
+			}
+			h.Measures = measures
+		}
+		return h
+	}
+	for name, c := range map[string]struct {
+		moved  map[string]int64
+		rates  map[string]float64
+		window time.Duration
+		want   []string
+	}{
+		"both fit":                        {map[string]int64{"logs": 4e6, "users": 4e6}, map[string]float64{"logs": 50, "users": 5}, time.Minute, nil},
+		"appended and updated, no window": {map[string]int64{"logs": 4e6, "users": 4e6}, map[string]float64{"logs": 50, "users": 5}, 900 * time.Millisecond, []string{"logs", "users"}},
+		"appended alone, no window":       {map[string]int64{"logs": 4e6}, map[string]float64{"logs": 50}, 900 * time.Millisecond, []string{"logs"}},
+		// It has more operations a second than a pass brings over: only rounds can serve it, and then the round is made anyway.
+		"appended too fast":            {map[string]int64{"logs": 40e6, "users": 400e6}, map[string]float64{"logs": 9000, "users": 5}, 6 * time.Second, []string{"users"}},
+		"nothing replay serves":        {map[string]int64{"logs": 400e6}, map[string]float64{"logs": 9000}, time.Second, nil},
+		"operations that nobody knows": {map[string]int64{"logs": 4e6}, nil, 900 * time.Millisecond, []string{"logs"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := Spec{Mode: Migrate, LastMile: LastMileAuto, DowntimeWindow: Duration(c.window), Rounds: RoundLimits{Minimum: 2, Maximum: 20}}
+			got := Decide(spec, "me", len(c.moved), history(c.moved, c.rates))
+			var on []string
+			for _, x := range got.Switch {
+				on = append(on, x.Index)
+			}
+			if !slices.Equal(on, c.want) {
+				t.Errorf("on replay %v, want %v: %s", on, c.want, got.Reason)
+			}
+		})
 	}
 }

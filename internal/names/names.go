@@ -39,7 +39,7 @@ var functions = []Function{
 	{"plan-replay", 300, 512},
 	{"replay", 900, 512},
 	{"reconcile-deletes", 900, 512},
-	{"record-pass", 120, 256},
+	{"record-pass", 120, 512},
 	{"decide", 60, 256},
 	{"ask", 60, 256},
 	{"freeze", 120, 256},

@@ -45,9 +45,36 @@ type DeleteResult struct {
 	MissingIn []string `json:"missingIn,omitempty"` // up to 20 indices
 	Compared  int64    `json:"compared"`            // blocks whose counts were compared
 	Listed    int64    `json:"listed"`              // documents whose ids were read
+	Throttled int64    `json:"throttled,omitempty"` // requests and operations that were answered 429 and repeated
 	Seconds   float64  `json:"seconds"`
 
-	Written []ShardWritten `json:"written,omitempty"` // for AccountDeletes
+	// For AccountDeletes: what was written, the shards that have nothing left to delete, and those that were found equal then.
+	Written []ShardWritten  `json:"written,omitempty"`
+	Settled []ShardRef      `json:"settled,omitempty"`
+	Equal   []ShardVerified `json:"equal,omitempty"`
+}
+
+// ShardVerified is what was found of a shard that is equal on both sides.
+type ShardVerified struct {
+	ShardRef
+	Verified
+}
+
+// Plus is what two calls did, the second one having gone on with the rest of the first.
+func (r DeleteResult) Plus(next DeleteResult) DeleteResult {
+	next.SharedDeleted += r.SharedDeleted
+	next.ReplayedDeleted += r.ReplayedDeleted
+	next.Candidates += r.Candidates
+	next.Missing += r.Missing
+	next.MissingIn = quote(slices.Clone(r.MissingIn), next.MissingIn...)
+	next.Compared += r.Compared
+	next.Listed += r.Listed
+	next.Throttled += r.Throttled
+	next.Seconds += r.Seconds
+	next.Written = slices.Concat(r.Written, next.Written)
+	next.Settled = slices.Concat(r.Settled, next.Settled)
+	next.Equal = slices.Concat(r.Equal, next.Equal)
+	return next
 }
 
 // Shards lists all shards of the states, for ReconcileDeletes.
@@ -61,32 +88,114 @@ func Shards(states []State) []ShardRef {
 	return all
 }
 
+const (
+	partWork      = 128 // shards without changes that are worth a part of their own: some seconds
+	partOperation = 1_000
+	mostParts     = 200
+)
+
+// CutDeletes cuts shards into parts for calls of ReconcileDeletes side by side; one when they are few. What a shard costs follows from the
+// operations since it was last reconciled, each of which may be a deletion.
+func CutDeletes(states []State, shards []ShardRef) [][]ShardRef {
+	byName := stateByName(states)
+	cost := func(ref ShardRef) int64 {
+		s, ok := byName[ref.Index]
+		if !ok || ref.Shard >= len(s.Shards) {
+			return 1
+		}
+		shard := s.Shards[ref.Shard]
+		since := shard.Base
+		if shard.Reconciled != nil {
+			since = shard.Reconciled.Source
+		}
+		return 1 + max(0, shard.Position+shard.ahead-since)/partOperation
+	}
+	all := int64(0)
+	for _, ref := range shards {
+		all += cost(ref)
+	}
+	size := max(partWork, (all+mostParts-1)/mostParts)
+	var parts [][]ShardRef
+	room := int64(0)
+	for _, ref := range shards {
+		if room <= 0 {
+			parts, room = append(parts, nil), size
+		}
+		last := len(parts) - 1
+		parts[last] = append(parts[last], ref)
+		room -= cost(ref)
+	}
+	return parts
+}
+
+// Only returns what of the states is needed to work on these shards; the other shards of their indices are blank.
+func Only(states []State, shards []ShardRef) []State {
+	wanted := map[string][]int{}
+	for _, ref := range shards {
+		wanted[ref.Index] = append(wanted[ref.Index], ref.Shard)
+	}
+	var out []State
+	for _, s := range states {
+		list, ok := wanted[s.Index]
+		if !ok {
+			continue
+		}
+		some := make([]ShardState, len(s.Shards))
+		for _, k := range list {
+			if k >= 0 && k < len(some) {
+				some[k] = s.Shards[k]
+			}
+		}
+		s.Shards = some
+		out = append(out, s)
+	}
+	return out
+}
+
+func stateByName(states []State) map[string]State {
+	m := make(map[string]State, len(states))
+	for _, s := range states {
+		m[s.Index] = s
+	}
+	return m
+}
+
 // ReconcileDeletes deletes at the destination what the source has no more, in the given shards of the states. Every document is
 // looked up at the source, with its routing and in real time, before it is deleted, and it is deleted only as long as it has not
 // changed at the destination; so the call is safe in warm passes, where it keeps the last one small. There a difference may as well
 // be a document that was changed since the pass, so with many updates most blocks are read. A shard that was not finished before the
-// deadline is in Rest; what was deleted stays deleted. In a warm pass the rest may be left to the next one.
+// deadline is in Rest; what was deleted stays deleted. In a warm pass the rest may be left to the next one. Calls for different shards may
+// run side by side.
 //
-// The states are those that Advance returned, with all blocks up to the last pass; or, while the source is frozen, those of Plan: then
-// documents that the pass updates are looked up as well, and left.
+// The states are those that Advance returned, with all blocks up to the last pass. Then the deletions end with a refresh of the copies, and
+// shards that have nothing left to delete and are at rest (ShardState.Rests) are compared as Verify does it: these have been verified by
+// that, long before the freeze or, in the freeze, by as many calls as there are parts. Or, while the source is frozen, the states are those of
+// Plan: then documents that the pass updates are looked up as well, and left, and all comparing is left to Verify.
+//
+// Faults: Unavailable also when nothing went on for three minutes because a domain answers 429 (retryable), and those of the domains. The
+// result is filled in also beside an error.
 func (r *Replayer) ReconcileDeletes(ctx context.Context, states []State, shards []ShardRef, deadline time.Time) (DeleteResult, error) {
 	started := time.Now()
-	byName := map[string]State{}
-	for _, s := range states {
-		byName[s.Index] = s
-	}
-	names := map[string]bool{}
+	byName := stateByName(states)
+	var unseen []string // indices whose searches may lack something
+	beside := false
 	for _, ref := range shards {
-		if s, ok := byName[ref.Index]; !ok || ref.Shard < 0 || ref.Shard >= len(s.Shards) {
+		s, ok := byName[ref.Index]
+		if !ok || ref.Shard < 0 || ref.Shard >= len(s.Shards) {
 			return DeleteResult{Rest: shards}, fault.Newf(fault.InvalidInput, "reconcile deletions", fmt.Sprintf("shard %d of %s", ref.Shard, ref.Index), "there is no state for it")
 		}
-		names[ref.Index] = true
+		beside = beside || s.frozen
+		if !s.fresh {
+			unseen = append(unseen, ref.Index)
+		}
 	}
 	if len(shards) == 0 {
 		return DeleteResult{Done: true}, nil
 	}
-	w := &deleteWork{Replayer: r, budget: newBudget(deadline)}
-	if err := r.refreshBoth(ctx, w.budget, slices.Sorted(maps.Keys(names))); err != nil && !errors.Is(err, errCut) {
+	unseen = slices.Compact(slices.Sorted(slices.Values(unseen)))
+	w := &deleteWork{Replayer: r, budget: newBudget(deadline), changed: map[ShardRef]int64{}, unsettled: map[ShardRef]bool{}}
+	w.budget.lanes = r.readingLanes()
+	if err := r.refreshBoth(ctx, w.budget, unseen); err != nil && !errors.Is(err, errCut) {
 		return DeleteResult{Rest: shards}, err
 	}
 
@@ -97,7 +206,7 @@ func (r *Replayer) ReconcileDeletes(ctx context.Context, states []State, shards 
 		defer cut()
 	}
 	finished := make([]bool, len(shards))
-	failure := eachShard(work, r.concurrency(), shards, func(ctx context.Context, i int, ref ShardRef) error {
+	failure := eachShard(work, w.budget.lanes, shards, func(ctx context.Context, i int, ref ShardRef) error {
 		err := errCut
 		if !w.budget.over() {
 			err = w.shard(ctx, ref, byName[ref.Index].Shards[ref.Shard])
@@ -108,50 +217,73 @@ func (r *Replayer) ReconcileDeletes(ctx context.Context, states []State, shards 
 		}
 		return err
 	})
+	var settled []ShardRef
 	for i, ref := range shards {
-		if !finished[i] {
+		switch {
+		case !finished[i]:
 			w.result.Rest = append(w.result.Rest, ref)
+		case !w.unsettled[ref]:
+			settled = append(settled, ref)
 		}
+	}
+	if failure == nil && ctx.Err() == nil && !beside {
+		w.settle(work, byName, settled)
 	}
 	w.result.Done = len(w.result.Rest) == 0
 	w.result.Seconds = time.Since(started).Seconds()
-	slices.SortFunc(w.result.Written, func(a, b ShardWritten) int {
-		return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.Shard, b.Shard))
-	})
+	for ref, operations := range w.changed {
+		w.result.Written = append(w.result.Written, ShardWritten{ref, operations})
+	}
+	byShard := func(a, b ShardRef) int { return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.Shard, b.Shard)) }
+	slices.SortFunc(w.result.Written, func(a, b ShardWritten) int { return byShard(a.ShardRef, b.ShardRef) })
+	slices.SortFunc(w.result.Equal, func(a, b ShardVerified) int { return byShard(a.ShardRef, b.ShardRef) })
 	if ctx.Err() != nil {
 		return w.result, fmt.Errorf("reconcile deletions: %w", context.Cause(ctx))
+	}
+	// Running out of time is not a failure, but it must not go on for ever.
+	if failure == nil && len(w.result.Rest) == len(shards) && w.result.Listed == 0 && time.Since(started) >= endlessSlice {
+		failure = fault.Newf(fault.Unavailable, "reconcile deletions", fmt.Sprintf("shard %d of %s", shards[0].Shard, shards[0].Index),
+			"not one shard was compared in %s", time.Since(started).Round(time.Second)).
+			WithHint("A domain refuses work or is overloaded: look at the search queues (GET _cat/thread_pool/search) and the health of both, then redrive.")
 	}
 	return w.result, failure
 }
 
-// eachShard calls f for the shards, some at a time, until one fails.
-func eachShard(ctx context.Context, atOnce int, shards []ShardRef, f func(ctx context.Context, i int, ref ShardRef) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	next := make(chan int, len(shards))
-	for i := range shards {
-		next <- i
+// settle ends the deletions of shards that have nothing left to delete: it makes them visible, and compares the shards, because those that
+// have come to rest need not be looked at again in the freeze. Neither is needed for the pass, so that errors only cost the marks.
+func (w *deleteWork) settle(ctx context.Context, states map[string]State, settled []ShardRef) {
+	written := map[string]bool{}
+	for ref := range w.changed {
+		written[ref.Index] = true
 	}
-	close(next)
-	var workers sync.WaitGroup
-	var once sync.Once
-	var failure error
-	for range min(atOnce, len(shards)) {
-		workers.Go(func() {
-			for i := range next {
-				if ctx.Err() != nil {
-					return
-				}
-				if err := f(ctx, i, shards[i]); err != nil {
-					once.Do(func() { failure = err })
-					cancel()
-					return
-				}
-			}
+	if len(written) > 0 && !w.budget.over() {
+		_, err := patiently(ctx, w.budget, nil, func() (struct{}, error) {
+			return struct{}{}, w.Destination.Refresh(ctx, slices.Sorted(maps.Keys(written))...)
 		})
+		if err != nil {
+			return
+		}
 	}
-	workers.Wait()
-	return failure
+	if w.budget.over() {
+		return
+	}
+	w.result.Settled = settled
+	resting := slices.DeleteFunc(slices.Clone(settled), func(ref ShardRef) bool { return !states[ref.Index].Shards[ref.Shard].Rests })
+	var quiet sync.Mutex
+	_ = eachShard(ctx, w.budget.lanes, resting, func(ctx context.Context, _ int, ref ShardRef) error {
+		if w.budget.over() {
+			return nil
+		}
+		state := states[ref.Index]
+		e, err := w.verify(ctx, ref, state.Shards[ref.Shard], max(1, passSamples/int64(len(state.Shards))), w.budget, true)
+		if err != nil || e.Reason != "" {
+			return nil // the source has gone on, or a domain is busy: Verify looks again
+		}
+		quiet.Lock()
+		defer quiet.Unlock()
+		w.result.Equal = append(w.result.Equal, ShardVerified{ref, Verified{Shared: e.SharedSource, Buckets: e.SharedBuckets, Replayed: e.ReplayedSource, Hashed: e.Hashed}})
+		return nil
+	})
 }
 
 // deleteWork is one call of ReconcileDeletes.
@@ -159,44 +291,56 @@ type deleteWork struct {
 	*Replayer
 	budget budget
 
-	mu     sync.Mutex
-	result DeleteResult
+	mu        sync.Mutex
+	result    DeleteResult
+	changed   map[ShardRef]int64 // operations at the destination
+	unsettled map[ShardRef]bool  // whose comparison is not the last word
 }
 
-func (w *deleteWork) missing(index string, n int64) {
+func (w *deleteWork) missing(ref ShardRef, n int64) {
 	if n <= 0 {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.result.Missing += n
-	w.result.MissingIn = quote(w.result.MissingIn, index)
+	w.result.MissingIn = quote(w.result.MissingIn, ref.Index)
+	w.unsettled[ref] = true
 }
 
 // shard works on both regions at once: no document is in both.
 func (w *deleteWork) shard(ctx context.Context, ref ShardRef, s ShardState) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return w.shared(ctx, ref, s.Base) })
+	group.Go(func() error { return w.shared(ctx, ref, s.Base, s.ahead) })
 	group.Go(func() error { return w.replayed(ctx, ref, s.Blocks) })
 	return group.Wait()
 }
 
-// shared compares the region in which both sides number alike.
-func (w *deleteWork) shared(ctx context.Context, ref ShardRef, base int64) error {
+// quickly is how many numbers a region may have whose histogram costs less than the time of another request.
+const quickly = 1_000_000
+
+// shared compares the region in which both sides number alike. With operations ahead, which the pass is bringing over meanwhile, the whole
+// counts would nearly always differ, because each update has taken a document out of the region at the source; so they are asked for only
+// where a histogram takes long.
+func (w *deleteWork) shared(ctx context.Context, ref ShardRef, base, ahead int64) error {
 	if base < 0 {
 		return nil
 	}
-	whole := []cluster.SeqRange{{From: -1, Upto: base}}
-	here, there, err := w.counts(ctx, ref, whole, whole)
-	if err != nil || here[0] == there[0] {
-		return err
+	documents, expected := base+1, ahead
+	if ahead == 0 || base > quickly {
+		whole := []cluster.SeqRange{{From: -1, Upto: base}}
+		here, there, err := w.counts(ctx, ref, whole, whole)
+		if err != nil || here[0] == there[0] {
+			return err
+		}
+		documents, expected = max(here[0], there[0]), there[0]-here[0]
 	}
 	diff := &difference{
 		count: func(ranges []cluster.SeqRange, width int64) (map[int64]int64, map[int64]int64, error) {
 			return w.histograms(ctx, ref, ranges, width)
 		},
 		found: func(missing, extra []int64) error {
-			w.missing(ref.Index, int64(len(missing)))
+			w.missing(ref, int64(len(missing)))
 			for part := range slices.Chunk(runs(extra), maxClauses) {
 				if err := w.sweep(ctx, ref, part, &w.result.SharedDeleted); err != nil {
 					return err
@@ -205,7 +349,7 @@ func (w *deleteWork) shared(ctx context.Context, ref ShardRef, base int64) error
 			return nil
 		},
 	}
-	return diff.run(base, max(here[0], there[0]), there[0]-here[0])
+	return diff.run(base, documents, expected)
 }
 
 const (
@@ -342,7 +486,7 @@ func (w *deleteWork) replayed(ctx context.Context, ref ShardRef, blocks []Block)
 		w.mu.Unlock()
 		var list []cluster.SeqRange
 		for i := range part {
-			w.missing(ref.Index, here[i]-there[i])
+			w.missing(ref, here[i]-there[i])
 			if there[i] > here[i] {
 				list = append(list, to[i])
 			}
@@ -408,20 +552,22 @@ func (w *deleteWork) delete(ctx context.Context, ref ShardRef, documents []clust
 	w.result.Listed += int64(len(documents))
 	w.result.Candidates += int64(len(writes))
 	w.mu.Unlock()
-	var operations, gone int64
+	var operations, gone, throttled int64
+	conflict := false
 	defer func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		*deleted += gone
-		if i := slices.IndexFunc(w.result.Written, func(x ShardWritten) bool { return x.ShardRef == ref }); i >= 0 {
-			w.result.Written[i].Operations += operations
-		} else if operations > 0 {
-			w.result.Written = append(w.result.Written, ShardWritten{ref, operations})
+		w.result.Throttled += throttled
+		if operations > 0 {
+			w.changed[ref] += operations
 		}
+		// The document was changed or deleted meanwhile, perhaps by an earlier attempt: nothing is wrong, but nothing is proven.
+		w.unsettled[ref] = w.unsettled[ref] || conflict
 	}()
 	for n := 0; len(writes) > 0; n++ {
 		part := writes[:min(len(writes), 2000)]
-		results, err := patiently(ctx, w.budget, nil, func() ([]cluster.WriteResult, error) { return w.Destination.BulkWrite(ctx, ref.Index, part) })
+		results, err := patiently(ctx, w.budget, &throttled, func() ([]cluster.WriteResult, error) { return w.Destination.BulkWrite(ctx, ref.Index, part) })
 		if err != nil {
 			return err
 		}
@@ -433,9 +579,15 @@ func (w *deleteWork) delete(ctx context.Context, ref ShardRef, documents []clust
 			switch {
 			case result.Status < 300:
 				gone++
-			case result.Status == http.StatusNotFound, result.Status == http.StatusConflict:
+			case result.Status == http.StatusNotFound:
+			case result.Status == http.StatusConflict:
+				conflict = true
 			case result.Status == http.StatusTooManyRequests || result.Status >= 500 && n < 6:
 				again = append(again, part[i])
+				if result.Status == http.StatusTooManyRequests {
+					throttled++
+					w.budget.lanes.slower()
+				}
 			default:
 				return refusedWrite(ref.Index, part[i], result)
 			}
@@ -486,6 +638,9 @@ func (w *deleteWork) histograms(ctx context.Context, ref ShardRef, ranges []clus
 }
 
 func (r *Replayer) refreshBoth(ctx context.Context, b budget, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
 	ask := func(domain Domain) func() (struct{}, error) {
 		return func() (struct{}, error) {
 			return patiently(ctx, b, nil, func() (struct{}, error) { return struct{}{}, domain.Refresh(ctx, names...) })

@@ -418,7 +418,7 @@ func underFire(t *testing.T, sourceURL, destinationURL, root, engine string) {
 		}
 		var d DeleteResult
 		reconcile := func(states []State) {
-			d, err = r.ReconcileDeletes(t.Context(), states, Shards(states), time.Now().Add(time.Minute))
+			d, err = r.ReconcileDeletes(t.Context(), states, pass.Moved, time.Now().Add(time.Minute))
 			if err != nil || !d.Done || d.Missing > 0 {
 				t.Errorf("%+v, %v", d, err)
 			}
@@ -482,6 +482,12 @@ func underFire(t *testing.T, sourceURL, destinationURL, root, engine string) {
 		}
 	}
 
+	states = atRest(t, r, states, func(block any) {
+		must("PUT", sourceURL+"/shop/_settings", map[string]any{"index.blocks.write": block})
+		for _, url := range []string{sourceURL, destinationURL} {
+			must("POST", url+"/shop/_flush", nil)
+		}
+	})
 	// A foreign write at the destination does not go unnoticed.
 	must("POST", destinationURL+"/shop/_doc/foreign?pipeline=_none", `{"n":1}`)
 	pass, err := r.Plan(t.Context(), states, PlanOptions{Frozen: true})
@@ -495,6 +501,67 @@ func underFire(t *testing.T, sourceURL, destinationURL, root, engine string) {
 	if evidence, err = r.Verify(t.Context(), states, 0, time.Time{}); err != nil || evidence[0].OK {
 		t.Errorf("%+v, %v: want the foreign document found", evidence, err)
 	}
+}
+
+// atRest holds the rule by which shards are not looked at again to the engine: refreshing and flushing move no number, a deletion moves that
+// of its shard alone, and what is left out then is nothing. block sets the source's write block, and flushes both sides.
+func atRest(t *testing.T, r *Replayer, states []State, block func(any)) []State {
+	t.Helper()
+	source := r.Source.(*cluster.Client)
+	plan := func(frozen bool) Pass {
+		t.Helper()
+		pass, err := r.Plan(t.Context(), states, PlanOptions{Frozen: frozen})
+		if err != nil || len(pass.Drops) > 0 {
+			t.Fatalf("%+v, %v", pass.Drops, err)
+		}
+		return pass
+	}
+	advance := func(pass Pass) {
+		t.Helper()
+		var err error
+		if states, err = r.Advance(t.Context(), pass, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	verified := func(unmoved int) {
+		t.Helper()
+		if e, err := r.Verify(t.Context(), states, 0, time.Time{}); err != nil || !e[0].OK || e[0].Unmoved != unmoved {
+			t.Errorf("%+v, %v: want %d shards that are not compared again", e, err, unmoved)
+		}
+	}
+	advance(plan(false))
+	d, err := r.ReconcileDeletes(t.Context(), states, Shards(states), time.Time{})
+	if err != nil || len(d.Settled) != 2 || len(d.Equal) != 2 {
+		t.Errorf("%+v, %v: want both shards found equal", d, err)
+	}
+	states = AccountDeletes(states, d)
+	block(true)
+	if pass := plan(true); len(pass.Moved)+len(pass.Ranges) != 0 {
+		t.Errorf("moved %v, ranges %v", pass.Moved, pass.Ranges)
+	}
+	verified(2)
+
+	page, err := source.ShardDocuments(t.Context(), "shop", 1, []cluster.SeqRange{{From: -1, Upto: unbounded}}, 1, false)
+	if err != nil || len(page.Documents) != 1 {
+		t.Fatalf("%+v, %v", page, err)
+	}
+	x := page.Documents[0]
+	block(nil)
+	if done, err := source.BulkWrite(t.Context(), "shop", []cluster.Write{{DocumentKey: x.DocumentKey, Type: x.Type, SeqNo: x.SeqNo, PrimaryTerm: x.PrimaryTerm}}); err != nil || done[0].Status != 200 {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	block(true)
+	pass := plan(true)
+	if want := []ShardRef{{"shop", 1}}; !slices.Equal(pass.Moved, want) || pass.Operations != 1 {
+		t.Errorf("moved %v by %d operations, want %v by one", pass.Moved, pass.Operations, want)
+	}
+	if d, err = r.ReconcileDeletes(t.Context(), pass.States, pass.Moved, time.Time{}); err != nil || d.SharedDeleted+d.ReplayedDeleted != 1 {
+		t.Errorf("%+v, %v: want one deleted", d, err)
+	}
+	pass.States = AccountDeletes(pass.States, d)
+	advance(pass)
+	verified(1)
+	return states
 }
 
 // base is the state of an index before its base snapshot. Beside what the journal keeps it has the primary terms.

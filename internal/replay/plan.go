@@ -47,11 +47,15 @@ type Slice struct {
 
 // Pass is one pass over all indices on replay.
 type Pass struct {
-	States     []State `json:"states"`     // of the indices that take part, with what Plan learned
-	Ranges     []Range `json:"ranges"`     // one for each shard that has changed
-	Operations int64   `json:"operations"` // at most that many documents are to be read
-	Slices     []Slice `json:"slices"`     // none when nothing has changed
-	Drops      []Drop  `json:"drops,omitempty"`
+	States []State `json:"states"` // of the indices that take part, with what Plan learned
+	Ranges []Range `json:"ranges"` // one for each shard that has changed
+	// Moved are the shards that deletions have to be looked for in: those where either side has gone on since that was done last. A warm pass
+	// also has those that were never found equal, so that the freeze need not compare them.
+	Moved      []ShardRef `json:"moved,omitempty"`
+	Operations int64      `json:"operations"` // at most that many documents are to be read
+	Slices     []Slice    `json:"slices"`     // none when nothing has changed
+	Frozen     bool       `json:"frozen,omitempty"`
+	Drops      []Drop     `json:"drops,omitempty"`
 }
 
 // PlanOptions say how to cut a pass.
@@ -65,12 +69,12 @@ type PlanOptions struct {
 }
 
 // Plan decides what a pass brings: each shard's (position, global checkpoint], the checkpoint being read before the source is
-// refreshed, so that the searches that follow see everything at or below it. An index whose history or identity changed at either
+// refreshed, so that the searches that follow see everything at or below it. Indices that nothing is read of are not refreshed. An index whose history or identity changed at either
 // side, which was re-created, shrunk, split or restored, is left out and named in Drops; a new base snapshot makes it eligible again.
 //
 // Faults: Unavailable (a primary is not started; Frozen and writes are still arriving), and those of the domains.
 func (r *Replayer) Plan(ctx context.Context, states []State, o PlanOptions) (Pass, error) {
-	var pass Pass
+	pass := Pass{Frozen: o.Frozen}
 	if len(states) == 0 {
 		return pass, nil
 	}
@@ -84,7 +88,7 @@ func (r *Replayer) Plan(ctx context.Context, states []State, o PlanOptions) (Pas
 	if err != nil {
 		return pass, err
 	}
-	var going []string
+	var searched []string
 	for _, s := range states {
 		from, to := source[s.Index], destination[s.Index]
 		reason, err := checkHistory(s, from, to)
@@ -97,26 +101,40 @@ func (r *Replayer) Plan(ctx context.Context, states []State, o PlanOptions) (Pas
 		}
 		s.SourceUUID, s.DestinationUUID = from.UUID, to.UUID
 		s.Shards = slices.Clone(s.Shards)
+		s.frozen, s.fresh = o.Frozen, o.Frozen
+		reads := false
 		for k := range s.Shards {
-			shard, now := &s.Shards[k], from.Shards[k]
+			shard, now, copied := &s.Shards[k], from.Shards[k], to.Shards[k]
 			if o.Frozen && now.MaxSeqNo != now.GlobalCheckpoint {
 				return Pass{}, fault.Newf(fault.Unavailable, "plan the last pass", "index "+s.Index, "shard %d has operations under way: global checkpoint %d, highest %d",
 					k, now.GlobalCheckpoint, now.MaxSeqNo)
 			}
 			shard.History, shard.Term = now.HistoryUUID, now.PrimaryTerm
 			if !shard.Started {
-				shard.Started, shard.DestinationFrom, shard.DestinationUpto = true, to.Shards[k].MaxSeqNo, shard.Base
+				shard.Started, shard.DestinationFrom, shard.DestinationUpto = true, copied.MaxSeqNo, shard.Base
 			}
+			if !shard.Reconciled.holds(now, copied) || !o.Frozen && (shard.Verified == nil || !shard.Verified.holds(now, copied)) {
+				pass.Moved = append(pass.Moved, ShardRef{s.Index, k})
+				reads = true
+			}
+			s.fresh = s.fresh && shard.Reconciled != nil && shard.Reconciled.Destination == copied.MaxSeqNo
+			shard.ahead = 0
 			if now.GlobalCheckpoint > shard.Position {
 				pass.Ranges = append(pass.Ranges, Range{s.Index, k, shard.Position, now.GlobalCheckpoint})
 				pass.Operations += now.GlobalCheckpoint - shard.Position
+				reads = true
+				if o.Frozen {
+					shard.ahead = now.GlobalCheckpoint - shard.Position
+				}
 			}
 		}
 		pass.States = append(pass.States, s)
-		going = append(going, s.Index)
+		if reads {
+			searched = append(searched, s.Index)
+		}
 	}
-	if len(going) > 0 {
-		if _, err := patiently(ctx, budget{}, nil, func() (struct{}, error) { return struct{}{}, r.Source.Refresh(ctx, going...) }); err != nil {
+	if len(searched) > 0 {
+		if _, err := patiently(ctx, budget{}, nil, func() (struct{}, error) { return struct{}{}, r.Source.Refresh(ctx, searched...) }); err != nil {
 			return Pass{}, err
 		}
 	}
@@ -251,6 +269,7 @@ func (r *Replayer) Advance(ctx context.Context, pass Pass, results []SliceResult
 	states := make([]State, 0, len(pass.States))
 	for _, s := range pass.States {
 		s.Shards = slices.Clone(s.Shards)
+		s.frozen, s.fresh = false, false
 		for n := range s.Shards {
 			shard, k := &s.Shards[n], key{s.Index, n}
 			if n >= len(now[s.Index].Shards) || now[s.Index].UUID != s.DestinationUUID {
@@ -259,8 +278,11 @@ func (r *Replayer) Advance(ctx context.Context, pass Pass, results []SliceResult
 			}
 			highest := now[s.Index].Shards[n].MaxSeqNo
 			shard.Written += written[k]
+			shard.Highest, shard.ahead = highest, 0
 			shard.Unaccounted = max(0, highest-shard.DestinationFrom-shard.Written)
-			if to, changed := upto[k]; changed {
+			to, changed := upto[k]
+			shard.Rests = pass.Frozen || !changed
+			if changed {
 				shard.Blocks = bound(append(slices.Clone(shard.Blocks), arrange(blocks[k], shard.Position, to, shard.DestinationUpto, highest)...))
 				shard.Position, shard.DestinationUpto = to, highest
 			}
@@ -270,16 +292,35 @@ func (r *Replayer) Advance(ctx context.Context, pass Pass, results []SliceResult
 	return states, nil
 }
 
-// AccountDeletes adds what ReconcileDeletes wrote to the states, so that Advance does not take it for foreign writes.
+// AccountDeletes adds what ReconcileDeletes wrote to the states, so that Advance does not take it for foreign writes, and marks the
+// shards that it is through with. Results of calls that were killed may be missing: then marks are, or do not hold.
 func AccountDeletes(states []State, d DeleteResult) []State {
+	operations := map[ShardRef]int64{}
+	for _, w := range d.Written {
+		operations[w.ShardRef] += w.Operations
+	}
+	settled, equal := map[ShardRef]bool{}, map[ShardRef]Verified{}
+	for _, ref := range d.Settled {
+		settled[ref] = true
+	}
+	for _, v := range d.Equal {
+		equal[v.ShardRef] = v.Verified
+	}
 	out := slices.Clone(states)
 	for i := range out {
 		out[i].Shards = slices.Clone(out[i].Shards)
 		for k := range out[i].Shards {
-			for _, w := range d.Written {
-				if w.Index == out[i].Index && w.Shard == k {
-					out[i].Shards[k].Written += w.Operations
-				}
+			shard, ref := &out[i].Shards[k], ShardRef{out[i].Index, k}
+			shard.Written += operations[ref]
+			shard.Highest += operations[ref]
+			if !settled[ref] {
+				continue
+			}
+			mark := Mark{shard.Position, shard.Highest}
+			shard.Reconciled = &mark
+			if v, ok := equal[ref]; ok {
+				v.Mark = mark
+				shard.Verified = &v
 			}
 		}
 	}

@@ -17,6 +17,16 @@
 // ReconcileDeletes may run beside Slice, with the states that Plan returned: what the copy had before the pass and the source has not now
 // are all deletions. Every call may be killed anywhere and made again.
 //
+// # What is not looked at again
+//
+// Whatever is done to a document, at either side, takes the shard's next sequence number: a write, an update, and a deletion as well. So
+// when neither side of a shard has a higher number than when the two were compared, the same comparison would see the same documents and
+// come to the same answer. A Mark is such a pair of numbers. Plan leaves shards whose Mark still holds out of Pass.Moved, the shards that
+// deletions are looked for in, and Verify takes what was found then for what would be found now. A mark holds less than what was true,
+// never more: it has the source's global checkpoint from before the comparison's refresh, and of the copy the number that was read before
+// it, with the deletions that were answered since. Whatever came in between, or wrote without our knowing (a call that was killed, a lost
+// answer, somebody else), leaves a higher number than the mark, and the shard is looked at again.
+//
 // # What the caller does at the destination
 //
 // Before the first pass it sets Settings(...).During on the copy: our restored copies carry index.blocks.write, which would refuse our own
@@ -68,7 +78,8 @@ type Replayer struct {
 	Source      Domain
 	Destination Destination
 
-	// Concurrency is the number of shards that one call works on at a time; 0 means 4.
+	// Concurrency is the number of shards that one call works on at a time. 0 means 4 for Slice; for ReconcileDeletes and Verify, whose
+	// requests are short, it means 8 at first, more (up to 32) as long as the domains answer, and half as many when one answers 429.
 	Concurrency int
 	// BulkBytes bounds the body of a bulk request; 0 means 8 MB, below the 10 MiB that small Amazon instance types take. A document
 	// that alone is larger is tried all the same.
@@ -82,13 +93,14 @@ const (
 	defaultBulkBytes   = 8_000_000
 	defaultPageBytes   = 4_000_000
 
-	firstPage = 500   // documents, before anything is known of their size
-	maxPage   = 2_000 // documents: a page is a block of the replayed region, and small blocks make late deletions cheap to find
-	smallPage = 250
-	idPage    = 5_000            // documents when only ids are read
-	maxIDs    = 20               // ids that a result quotes
-	maxBlocks = 1_024            // of a shard in a State
-	longest   = 30 * time.Second // the reserve before a deadline, at most a quarter of the time
+	firstPage             = 500   // documents, before anything is known of their size
+	maxPage               = 2_000 // documents: a page is a block of the replayed region, and small blocks make late deletions cheap to find
+	smallPage             = 250
+	idPage                = 5_000            // documents when only ids are read
+	maxIDs                = 20               // ids that a result quotes
+	maxBlocks             = 1_024            // of a shard in a State
+	longest               = 30 * time.Second // the reserve before a deadline, at most a quarter of the time
+	firstLanes, mostLanes = 8, 32            // shards that are compared at a time
 )
 
 func (r *Replayer) concurrency() int {
@@ -119,6 +131,10 @@ type State struct {
 	SourceUUID      string       `json:"sourceUUID,omitempty"`
 	DestinationUUID string       `json:"destinationUUID,omitempty"`
 	Shards          []ShardState `json:"shards"`
+
+	// Of a Plan in the freeze, until Advance: these are the states of the pass itself, which is being written while deletions are looked
+	// for, and both sides show their searches all that they had before it.
+	frozen, fresh bool
 }
 
 // ShardState is one shard's part of a State. Numbers without a side in their name are the source's.
@@ -136,7 +152,40 @@ type ShardState struct {
 	// they are foreign writes.
 	Unaccounted int64 `json:"unaccounted,omitempty"`
 
+	// Highest is the copy's max_seq_no when the last pass was taken in, and the deletions since.
+	Highest int64 `json:"highest"`
+	// Reconciled is where the sides stood when the shard had nothing left to delete; nil when that was never found. Everything of the copy
+	// up to it is visible to searches.
+	Reconciled *Mark `json:"reconciled,omitempty"`
+	// Verified is where they stood when they were found equal.
+	Verified *Verified `json:"verified,omitempty"`
+
+	// Rests says that the last pass brought nothing of the shard, or was the one in the freeze: it is worth comparing as a whole.
+	Rests bool `json:"rests,omitempty"`
+
+	ahead int64 // operations above Position, of a Plan in the freeze
+
 	Blocks []Block `json:"blocks,omitempty"`
+}
+
+// Mark is where the two sides of a shard stood when they were compared, by their highest sequence numbers: while they are still there,
+// nothing was done to either.
+type Mark struct {
+	Source      int64 `json:"source"`
+	Destination int64 `json:"destination"`
+}
+
+func (m *Mark) holds(source, destination cluster.ShardHistory) bool {
+	return m != nil && *m == Mark{source.MaxSeqNo, destination.MaxSeqNo}
+}
+
+// Verified is what a pass found of a shard that was equal on both sides, as Verify finds it.
+type Verified struct {
+	Mark
+	Shared   int64 `json:"shared"` // documents at and below the base, on either side
+	Buckets  int   `json:"buckets"`
+	Replayed int64 `json:"replayed"` // documents above it
+	Hashed   int64 `json:"hashed"`   // of these
 }
 
 // Block says that the source's documents in (From, Upto] went into the destination's (DestinationFrom, DestinationUpto].
@@ -188,14 +237,17 @@ func Settings(copy, source map[string]string) SettingsChange {
 }
 
 // budget is the time that a call has: no new work begins after it.
-type budget struct{ end time.Time }
+type budget struct {
+	end   time.Time
+	lanes *lanes // to be told when a domain is too busy; nil when there are none
+}
 
 func newBudget(deadline time.Time) budget {
 	if deadline.IsZero() {
 		return budget{}
 	}
 	left := time.Until(deadline)
-	return budget{deadline.Add(-max(0, min(longest, left/4)))}
+	return budget{end: deadline.Add(-max(0, min(longest, left/4)))}
 }
 
 func (b budget) over() bool { return !b.end.IsZero() && !time.Now().Before(b.end) }
@@ -231,6 +283,7 @@ func patiently[T any](ctx context.Context, b budget, throttled *int64, call func
 		case err == nil || ctx.Err() != nil:
 			return v, err
 		case fault.Is(err, fault.Throttled):
+			b.lanes.slower()
 			if throttled != nil {
 				*throttled++
 			}

@@ -97,13 +97,13 @@ func replayHistory(t *testing.T, seed uint64) {
 		s.visible = maps.Clone(s.docs)
 	}
 
-	frozen := false
+	frozen, resting := false, false
 	// Between any two calls a client may write; the hook is called from several goroutines.
 	turn := make(chan struct{}, 1)
 	source.before = func(string) error {
 		turn <- struct{}{}
 		defer func() { <-turn }()
-		if frozen {
+		if frozen || resting {
 			return nil
 		}
 		for range h.IntN(4) {
@@ -114,11 +114,12 @@ func replayHistory(t *testing.T, seed uint64) {
 		}
 		return nil
 	}
-	chance := func(n int) bool {
+	pick := func(n int) int {
 		turn <- struct{}{}
 		defer func() { <-turn }()
-		return random.IntN(n) == 0
+		return random.IntN(n)
 	}
+	chance := func(n int) bool { return pick(n) == 0 }
 	copied.refuse = func(cluster.Write) int {
 		if chance(50) {
 			return 429
@@ -134,9 +135,17 @@ func replayHistory(t *testing.T, seed uint64) {
 	copied.limit = 6_000
 	r := &Replayer{Source: source, Destination: copied, Concurrency: 1 + random.IntN(3), BulkBytes: 1_000 + random.IntN(10_000), PageBytes: 1_000 + random.IntN(3_000)}
 
-	passes := 1 + random.IntN(4)
+	passes := 1 + random.IntN(5)
 	for p := range passes {
 		frozen = p == passes-1
+		// The clients may do nothing for some passes, or no more than a few things between two of them.
+		if was := resting; was && random.IntN(2) == 0 {
+			for range random.IntN(3) {
+				h.step()
+			}
+		}
+		resting = random.IntN(2) == 0
+		states = journaled(t, states)
 		pass, err := r.Plan(t.Context(), states, PlanOptions{Frozen: frozen, SliceOperations: int64(1 + random.IntN(400)), MaxSlices: 1 + random.IntN(20)})
 		if err != nil {
 			t.Fatal(err)
@@ -144,21 +153,47 @@ func replayHistory(t *testing.T, seed uint64) {
 		if len(pass.Drops) > 0 {
 			t.Fatalf("dropped: %+v", pass.Drops)
 		}
+		// Deletions are looked for where the plan says, in parts side by side, each with what it needs of the journal. Some are killed,
+		// and report nothing.
 		reconcile := func(states []State) (deleted []DeleteResult) {
-			for shards := Shards(states); ; {
-				d, err := r.ReconcileDeletes(t.Context(), states, shards, time.Now().Add(time.Minute))
-				if err != nil && !fault.Retryable(err) {
-					t.Error(err)
-					return deleted
+			var parts [][]ShardRef
+			for _, ref := range pass.Moved {
+				if len(parts) == 0 || chance(3) {
+					parts = append(parts, nil)
 				}
-				if d.Missing > 0 {
-					t.Errorf("pass %d: %d documents are said to be missing: %+v", p, d.Missing, d)
-				}
-				deleted = append(deleted, d)
-				if shards = d.Rest; d.Done {
-					return deleted
-				}
+				parts[len(parts)-1] = append(parts[len(parts)-1], ref)
 			}
+			var mu sync.Mutex
+			var side sync.WaitGroup
+			for _, shards := range parts {
+				side.Go(func() {
+					for {
+						needed := Only(states, shards)
+						if !states[0].frozen {
+							needed = journaled(t, needed)
+						}
+						d, err := r.ReconcileDeletes(t.Context(), needed, shards, time.Now().Add(time.Minute))
+						if err != nil && !fault.Retryable(err) {
+							t.Error(err)
+							return
+						}
+						if d.Missing > 0 {
+							t.Errorf("pass %d: %d documents are said to be missing: %+v", p, d.Missing, d)
+						}
+						if chance(6) {
+							continue
+						}
+						mu.Lock()
+						deleted = append(deleted, d)
+						mu.Unlock()
+						if shards = d.Rest; d.Done {
+							return
+						}
+					}
+				})
+			}
+			side.Wait()
+			return deleted
 		}
 		// The last pass may look for deletions while it writes.
 		together := frozen && chance(2)
@@ -178,7 +213,7 @@ func replayHistory(t *testing.T, seed uint64) {
 			for {
 				ctx, cancel := context.WithCancel(t.Context())
 				if chance(3) {
-					time.AfterFunc(time.Duration(random.IntN(300))*time.Millisecond, cancel)
+					time.AfterFunc(time.Duration(pick(300))*time.Millisecond, cancel)
 				}
 				result, err := r.Slice(ctx, slice, time.Now().Add(time.Minute))
 				killed := ctx.Err() != nil
@@ -232,9 +267,34 @@ func replayHistory(t *testing.T, seed uint64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e := evidence[0]; !e.OK || e.SourceSum != e.DestinationSum || e.Hashed != e.ReplayedSource {
+	if e := evidence[0]; !e.OK || e.SourceSum != e.DestinationSum || e.Shards != len(states[0].Shards) || e.Unmoved == 0 && e.Hashed != e.ReplayedSource {
 		t.Errorf("evidence: %+v", e)
 	}
+	// What passes found before is as if it were found now.
+	for i := range states[0].Shards {
+		states[0].Shards[i].Verified = nil
+	}
+	again, err := r.Verify(t.Context(), states, 0, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := evidence[0], again[0]; !b.OK || b.Unmoved != 0 || a.SharedSource != b.SharedSource || a.SharedDestination != b.SharedDestination || a.SharedBuckets != b.SharedBuckets ||
+		a.ReplayedSource != b.ReplayedSource || a.ReplayedDestination != b.ReplayedDestination {
+		t.Errorf("evidence %+v, without what passes found %+v", a, b)
+	}
+}
+
+// journaled is what the journal gives back of states.
+func journaled(t *testing.T, states []State) (out []State) {
+	t.Helper()
+	b, err := json.Marshal(states)
+	if err == nil {
+		err = json.Unmarshal(b, &out)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // checkBlocks expects that blocks cover what was replayed, without gaps, on both sides.
@@ -294,6 +354,39 @@ func TestVerifyFinds(t *testing.T) {
 				t.Errorf("states %+v, %v: want 1 operation unaccounted for", states, err)
 			}
 		})
+	}
+}
+
+// TestVerifyHashesTheLatest: so many as were asked for, of the latest changes, wherever these are.
+func TestVerifyHashesTheLatest(t *testing.T) {
+	source := newFake("s", 1)
+	source.put(cluster.DocumentKey{ID: "old"}, `{}`)
+	r, states := replayed(t, source, func() {
+		for i := range 900 {
+			source.put(cluster.DocumentKey{ID: fmt.Sprintf("n%d", i)}, `{}`)
+		}
+		for range 3000 { // all of them one document
+			source.put(cluster.DocumentKey{ID: "busy"}, `{}`)
+		}
+		source.put(cluster.DocumentKey{ID: "last"}, `{}`)
+	})
+	copied := r.Destination.(*fake)
+	states[0].Shards[0].Verified = nil
+	for limit, hashed := range map[int64]int64{0: 902, 1: 1, 2: 2, 10: 10, 200: 200, 5000: 902} {
+		calls := source.calls["documents"]
+		e, err := r.Verify(t.Context(), states, limit, time.Time{})
+		if err != nil || !e[0].OK || e[0].Hashed != hashed || e[0].SourceSum != e[0].DestinationSum {
+			t.Errorf("limit %d: %+v, %v, want %d hashed", limit, e, err, hashed)
+		}
+		if n := source.calls["documents"] - calls; n > 8 {
+			t.Errorf("limit %d: %d pages", limit, n)
+		}
+	}
+	d := copied.shards[0].docs["last"]
+	d.Source = json.RawMessage(`{"spoilt":1}`)
+	copied.shards[0].docs["last"] = d
+	if e, err := r.Verify(t.Context(), states, 1, time.Time{}); err != nil || e[0].OK || !slices.Equal(e[0].DifferentIDs, []string{"last"}) {
+		t.Errorf("%+v, %v: want the latest change compared", e, err)
 	}
 }
 

@@ -11,7 +11,10 @@ import (
 	"maps"
 	"math/bits"
 	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/domainferry/domainferry/internal/cluster"
 )
@@ -30,6 +33,11 @@ type Evidence struct {
 	SharedBuckets     int   `json:"sharedBuckets"`
 	DifferentBuckets  int   `json:"differentBuckets"`
 
+	// Shards were compared, Unmoved of them by an earlier pass: neither side has had an operation since. Of these the documents that were
+	// counted then are counted here, and so are those that were hashed; the sums are without them.
+	Shards  int `json:"shards"`
+	Unmoved int `json:"unmoved,omitempty"`
+
 	ReplayedSource      int64 `json:"replayedSource"`
 	ReplayedDestination int64 `json:"replayedDestination"`
 	// Hashed documents of the replayed region were compared by id, routing, version and source, the latest changes first; all of
@@ -45,7 +53,8 @@ type Evidence struct {
 // Verify compares replayed indices after the last pass and its deletions, while no writes arrive at either side: counts and the
 // histogram of sequence numbers in the shared region, counts and up to limit documents for each index (0: all; the limit is
 // divided among its shards) in the replayed one. It stops hashing at the
-// deadline, a zero one means none. The error is of reading; differences are in the evidence.
+// deadline, a zero one means none. Shards that a pass found equal are not read again while neither side has moved since. The error is of
+// reading; differences are in the evidence.
 func (r *Replayer) Verify(ctx context.Context, states []State, limit int64, deadline time.Time) ([]Evidence, error) {
 	if len(states) == 0 {
 		return nil, nil
@@ -54,24 +63,43 @@ func (r *Replayer) Verify(ctx context.Context, states []State, limit int64, dead
 	for i, s := range states {
 		names[i] = s.Index
 	}
-	if err := r.refreshBoth(ctx, budget{}, names); err != nil {
+	b := newBudget(deadline)
+	// The numbers and the refresh need not wait for each other: nothing is written any more.
+	var here, there map[string]cluster.IndexHistory
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) { here, err = histories(groupCtx, r.Source, names); return err })
+	group.Go(func() (err error) { there, err = histories(groupCtx, r.Destination, names); return err })
+	group.Go(func() error { return r.refreshBoth(groupCtx, budget{}, names) })
+	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	b := newBudget(deadline)
 	all := Shards(states)
-	found := make([]shardEvidence, len(all))
-	byName := map[string]ShardState{}
-	perShard := map[string]int64{}
-	for _, s := range states {
-		for k, shard := range s.Shards {
-			byName[fmt.Sprint(s.Index, "/", k)] = shard
+	found := make(map[ShardRef]shardEvidence, len(all))
+	byName := stateByName(states)
+	var moved []ShardRef
+	for _, ref := range all {
+		s, from, to := byName[ref.Index], here[ref.Index], there[ref.Index]
+		v := s.Shards[ref.Shard].Verified
+		if v == nil || from.UUID != s.SourceUUID || to.UUID != s.DestinationUUID || ref.Shard >= len(from.Shards) || ref.Shard >= len(to.Shards) ||
+			!v.holds(from.Shards[ref.Shard], to.Shards[ref.Shard]) {
+			moved = append(moved, ref)
+			continue
 		}
-		if limit > 0 {
-			perShard[s.Index] = max(1, limit/int64(max(1, len(s.Shards))))
-		}
+		found[ref] = shardEvidence{Evidence: Evidence{Shards: 1, Unmoved: 1, SharedSource: v.Shared, SharedDestination: v.Shared, SharedBuckets: v.Buckets,
+			ReplayedSource: v.Replayed, ReplayedDestination: v.Replayed, Hashed: v.Hashed}}
 	}
-	err := eachShard(ctx, r.concurrency(), all, func(ctx context.Context, i int, ref ShardRef) (err error) {
-		found[i], err = r.verify(ctx, ref, byName[fmt.Sprint(ref.Index, "/", ref.Shard)], perShard[ref.Index], b)
+	lanes := r.readingLanes()
+	var writing sync.Mutex
+	err := eachShard(ctx, lanes, moved, func(ctx context.Context, _ int, ref ShardRef) error {
+		s := byName[ref.Index]
+		perShard := int64(0)
+		if limit > 0 {
+			perShard = max(1, limit/int64(len(s.Shards)))
+		}
+		e, err := r.verify(ctx, ref, s.Shards[ref.Shard], perShard, budget{end: b.end, lanes: lanes}, false)
+		writing.Lock()
+		defer writing.Unlock()
+		found[ref] = e
 		return err
 	})
 	if err == nil && ctx.Err() != nil {
@@ -83,10 +111,8 @@ func (r *Replayer) Verify(ctx context.Context, states []State, limit int64, dead
 	out := make([]Evidence, 0, len(states))
 	for _, s := range states {
 		e := shardEvidence{Evidence: Evidence{Index: s.Index}}
-		for i, ref := range all {
-			if ref.Index == s.Index {
-				e.merge(found[i])
-			}
+		for k := range s.Shards {
+			e.merge(found[ShardRef{s.Index, k}])
 		}
 		e.SourceSum, e.DestinationSum = e.source.String(), e.destination.String()
 		e.OK = e.Reason == ""
@@ -103,6 +129,8 @@ type shardEvidence struct {
 
 func (e *shardEvidence) merge(s shardEvidence) {
 	e.Reason = cmp.Or(e.Reason, s.Reason)
+	e.Shards += s.Shards
+	e.Unmoved += s.Unmoved
 	e.SharedSource += s.SharedSource
 	e.SharedDestination += s.SharedDestination
 	e.SharedBuckets += s.SharedBuckets
@@ -116,23 +144,47 @@ func (e *shardEvidence) merge(s shardEvidence) {
 	e.destination.plus(s.destination)
 }
 
-func (r *Replayer) verify(ctx context.Context, ref ShardRef, shard ShardState, limit int64, b budget) (shardEvidence, error) {
-	var e shardEvidence
-	if err := r.verifyShared(ctx, ref, shard.Base, &e.Evidence); err != nil {
+// passSamples is how many documents of an index a pass compares by hash, as Verify is asked to.
+const passSamples = 200
+
+// verify compares one shard. cheap is for a shard that is likely different, because its source is written to: then the counts alone tell.
+// Otherwise all is asked for at the same time. Throttling is waited for without regard to the deadline, which bounds the hashing alone.
+func (r *Replayer) verify(ctx context.Context, ref ShardRef, shard ShardState, limit int64, b budget, cheap bool) (shardEvidence, error) {
+	e := shardEvidence{Evidence: Evidence{Shards: 1}}
+	var shared Evidence
+	var replayed shardEvidence
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		above := []cluster.SeqRange{{From: shard.Base, Upto: unbounded}}
+		here, there, err := r.counts(groupCtx, ref, above, above, budget{lanes: b.lanes})
+		if err == nil {
+			e.ReplayedSource, e.ReplayedDestination = here[0], there[0]
+		}
+		return err
+	})
+	rest := func() {
+		group.Go(func() error { return r.verifyShared(groupCtx, ref, shard.Base, &shared, b.lanes) })
+		group.Go(func() error { return r.verifyReplayed(groupCtx, ref, shard, limit, b, &replayed) })
+	}
+	if !cheap {
+		rest()
+	}
+	if err := group.Wait(); err != nil {
 		return e, err
 	}
-	above := []cluster.SeqRange{{From: shard.Base, Upto: unbounded}}
-	here, there, err := r.counts(ctx, ref, above, above, budget{})
-	if err != nil {
-		return e, err
+	if cheap && e.ReplayedSource == e.ReplayedDestination {
+		group, groupCtx = errgroup.WithContext(ctx)
+		rest()
+		if err := group.Wait(); err != nil {
+			return e, err
+		}
 	}
-	e.ReplayedSource, e.ReplayedDestination = here[0], there[0]
-	if here[0] != there[0] && e.Reason == "" {
-		e.Reason = fmt.Sprintf("shard %d has %d documents above its base at the source and %d at the destination", ref.Shard, here[0], there[0])
+	counted := e.Evidence
+	e.merge(shardEvidence{Evidence: shared})
+	if counted.ReplayedSource != counted.ReplayedDestination && e.Reason == "" {
+		e.Reason = fmt.Sprintf("shard %d has %d documents above its base at the source and %d at the destination", ref.Shard, counted.ReplayedSource, counted.ReplayedDestination)
 	}
-	if err := r.verifyReplayed(ctx, ref, shard, limit, b, &e); err != nil {
-		return e, err
-	}
+	e.merge(replayed)
 	if e.Different > 0 && e.Reason == "" {
 		e.Reason = fmt.Sprintf("%d documents of shard %d are missing or different at the destination, %q for one", e.Different, ref.Shard, e.DifferentIDs[0])
 	}
@@ -146,7 +198,7 @@ const verifyBuckets = 512
 // unbounded is above every sequence number; doubles, which aggregations reckon in, hold it exactly.
 const unbounded = int64(1) << 52
 
-func (r *Replayer) verifyShared(ctx context.Context, ref ShardRef, base int64, e *Evidence) error {
+func (r *Replayer) verifyShared(ctx context.Context, ref ShardRef, base int64, e *Evidence, l *lanes) error {
 	if base < 0 {
 		return nil
 	}
@@ -154,7 +206,7 @@ func (r *Replayer) verifyShared(ctx context.Context, ref ShardRef, base int64, e
 	for base/width >= verifyBuckets {
 		width *= 2
 	}
-	here, there, err := r.histograms(ctx, ref, []cluster.SeqRange{{From: -1, Upto: base}}, width, budget{})
+	here, there, err := r.histograms(ctx, ref, []cluster.SeqRange{{From: -1, Upto: base}}, width, budget{lanes: l})
 	if err != nil {
 		return err
 	}
@@ -173,62 +225,82 @@ func (r *Replayer) verifyShared(ctx context.Context, ref ShardRef, base int64, e
 	return nil
 }
 
-// verifyReplayed compares the documents above the base, the latest blocks first, with what the destination gives for their keys.
+// verifyReplayed compares the documents above the base, the latest changes first, with what the destination gives for their keys.
 func (r *Replayer) verifyReplayed(ctx context.Context, ref ShardRef, shard ShardState, limit int64, b budget, e *shardEvidence) error {
-	blocks := slices.Clone(shard.Blocks)
-	if len(blocks) == 0 {
+	if len(shard.Blocks) == 0 {
 		return nil
 	}
-	blocks[len(blocks)-1].Upto = unbounded
+	// A number is at most one document: of the latest numbers as many as documents are wanted, and more of older ones where too many were
+	// superseded since.
+	width := limit
+	if limit <= 0 {
+		width = maxPage
+	}
+	upto := unbounded
+	for from := max(shard.Base, shard.Position-width); ; {
+		if err := r.verifyRange(ctx, ref, cluster.SeqRange{From: from, Upto: upto}, limit, b, e); err != nil {
+			return err
+		}
+		if from <= shard.Base || b.over() || limit > 0 && e.Hashed >= limit {
+			return nil
+		}
+		width *= 4
+		from, upto = max(shard.Base, from-width), from
+	}
+}
+
+// verifyRange compares the documents of a range, at most so many that limit are compared in all.
+func (r *Replayer) verifyRange(ctx context.Context, ref ShardRef, part cluster.SeqRange, limit int64, b budget, e *shardEvidence) error {
 	size := firstPage
-	for _, block := range slices.Backward(blocks) {
-		for from := block.From; from < block.Upto; {
-			if b.over() || limit > 0 && e.Hashed >= limit {
-				return nil
-			}
-			page, err := patiently(ctx, budget{}, nil, func() (cluster.ShardPage, error) {
-				return r.Source.ShardDocuments(ctx, ref.Index, ref.Shard, []cluster.SeqRange{{From: from, Upto: block.Upto}}, size, true)
-			})
+	for part.From < part.Upto {
+		if b.over() || limit > 0 && e.Hashed >= limit {
+			return nil
+		}
+		if limit > 0 {
+			size = int(min(int64(size), limit-e.Hashed))
+		}
+		page, err := patiently(ctx, budget{lanes: b.lanes}, nil, func() (cluster.ShardPage, error) {
+			return r.Source.ShardDocuments(ctx, ref.Index, ref.Shard, []cluster.SeqRange{part}, size, true)
+		})
+		if err != nil || len(page.Documents) == 0 {
+			return err
+		}
+		keys := make([]cluster.DocumentKey, len(page.Documents))
+		for i, d := range page.Documents {
+			keys[i] = d.DocumentKey
+		}
+		got, err := patiently(ctx, budget{lanes: b.lanes}, nil, func() ([]cluster.ShardDocument, error) {
+			return r.Destination.LatestDocuments(ctx, ref.Index, keys, true)
+		})
+		if err != nil {
+			return err
+		}
+		for i, d := range page.Documents {
+			x, err := digest(d)
 			if err != nil {
 				return err
 			}
-			keys := make([]cluster.DocumentKey, len(page.Documents))
-			for i, d := range page.Documents {
-				keys[i] = d.DocumentKey
-			}
-			got, err := patiently(ctx, budget{}, nil, func() ([]cluster.ShardDocument, error) {
-				return r.Destination.LatestDocuments(ctx, ref.Index, keys, true)
-			})
-			if err != nil {
-				return err
-			}
-			for i, d := range page.Documents {
-				x, err := digest(d)
+			e.source.add(x)
+			e.Hashed++
+			same := false
+			if got[i].Found {
+				y, err := digest(got[i])
 				if err != nil {
 					return err
 				}
-				e.source.add(x)
-				e.Hashed++
-				same := false
-				if got[i].Found {
-					y, err := digest(got[i])
-					if err != nil {
-						return err
-					}
-					e.destination.add(y)
-					same = x == y
-				}
-				if !same {
-					e.Different++
-					e.DifferentIDs = quote(e.DifferentIDs, d.ID)
-				}
+				e.destination.add(y)
+				same = x == y
 			}
-			if !page.More {
-				break
+			if !same {
+				e.Different++
+				e.DifferentIDs = quote(e.DifferentIDs, d.ID)
 			}
-			from = page.Documents[len(page.Documents)-1].SeqNo
-			size = int(min(maxPage, max(1, r.pageBytes()*int64(len(page.Documents))/max(1, page.Bytes))))
 		}
+		if !page.More {
+			return nil
+		}
+		part.From = page.Documents[len(page.Documents)-1].SeqNo
+		size = int(min(maxPage, max(1, r.pageBytes()*int64(len(page.Documents))/max(1, page.Bytes))))
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ type Report struct {
 	LeftOut  []migration.LeftOut `json:"leftOut"`
 	Warnings []string            `json:"warnings"`
 	Checks   []migration.Check   `json:"checks"`
-	// OpenSource is the request that lets the source take writes again, for an operator who goes back.
+	// OpenSource are the requests, a line each, that let the source take writes again, for an operator who goes back.
 	OpenSource string `json:"openSource"`
 }
 

@@ -24,6 +24,7 @@ type AskInput struct {
 // Question is question.json in the journal: what is asked, why, and how to answer.
 type Question struct {
 	Migration  string                `json:"migration"`
+	Asked      migration.Action      `json:"asked"` // the decision that needs an answer
 	Execution  string                `json:"execution"`
 	AskedAt    time.Time             `json:"askedAt"`
 	Reason     string                `json:"reason"`
@@ -57,12 +58,12 @@ func (s Ask) Run(ctx context.Context, in AskInput) (Question, error) {
 		return Question{}, fault.Newf(fault.JournalMissing, "ask how to go on", in.Migration, "there is no decision to ask about, or no token to answer with")
 	}
 	q := Question{
-		Migration: in.Migration, Execution: p.Execution, AskedAt: s.Clock.Now(), Reason: d.Reason, WouldFit: d.WouldFit, Prediction: d.Prediction,
-		NotAnswer: in.Answer, Answers: migration.Answers(in.TaskToken),
+		Migration: in.Migration, Asked: d.Action, Execution: p.Execution, AskedAt: s.Clock.Now(), Reason: d.Reason, WouldFit: d.WouldFit, Prediction: d.Prediction,
+		NotAnswer: in.Answer, Answers: migration.Answers(d.Action, in.TaskToken),
 	}
 	if d.Prediction != nil {
 		q.Dominates = d.Prediction.Dominates
 	}
-	slog.InfoContext(ctx, "the write downtime does not fit the window; waiting for an answer", "migration", q.Migration, "reason", q.Reason, "answers", fmt.Sprint(q.Answers))
+	slog.InfoContext(ctx, "waiting for the operator's answer", "migration", q.Migration, "reason", q.Reason, "answers", fmt.Sprint(q.Answers))
 	return q, j.SaveDocument(ctx, questionFile, q)
 }

@@ -3,12 +3,16 @@ package step
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/replay"
 )
 
 // DecideInput is the round that has just been recorded.
@@ -21,6 +25,8 @@ type DecideInput struct {
 	// Since is when the operator answered "warm" to the question whether to go on: rounds before do not count against the limits. Null
 	// until then.
 	Since time.Time `json:"since"`
+	// Approved: the operator has agreed to the cut-over, in this execution.
+	Approved bool `json:"approved"`
 }
 
 // DecideOutput is the decision and the number of the round that would come next.
@@ -32,22 +38,28 @@ type DecideOutput struct {
 	ByReplay bool `json:"byReplay"`
 	// CutoverTimeoutSeconds is how long moving the last delta may take before writes are given back.
 	CutoverTimeoutSeconds int `json:"cutoverTimeoutSeconds"`
+	// AnswerTimeoutSeconds is how long an approval is waited for.
+	AnswerTimeoutSeconds int `json:"answerTimeoutSeconds"`
 }
 
 // grace is added to the downtime window before an overrunning final round is given up: a prediction may be a little short, and
 // what is nearly done is better finished.
 const grace = 5 * time.Minute
 
-// DecideDomain is what deciding reads of a domain.
+// trial bounds the verification that is tried: longer than any that a window of seconds allows, and within the function's time.
+const trial = 20 * time.Second
+
+// DecideDomain is what deciding reads of a domain: its indices, and what a verification reads, to see how long that takes.
 type DecideDomain interface {
 	Indices(context.Context) ([]cluster.Index, error)
-	SequenceNumbers(ctx context.Context, indices ...string) (map[string][]cluster.ShardSequence, error)
+	VerifyDomain
 }
 
 // Decide says whether to warm again, wait, cut over, ask or stop.
 type Decide struct {
 	Journal *journal.Store
 	Domain  func(migration.Endpoint) DecideDomain
+	Replay  func(source, destination migration.Endpoint) ReplayVerifier
 	Clock   Clock
 }
 
@@ -62,11 +74,11 @@ func (s Decide) Run(ctx context.Context, in DecideInput) (DecideOutput, error) {
 	if err != nil {
 		return DecideOutput{}, err
 	}
-	if !in.EnteredAt.IsZero() {
-		h.Probe.Task = max(0, called.Sub(in.EnteredAt).Seconds())
+	if err := s.entered(ctx, j, in, called, &h); err != nil {
+		return DecideOutput{}, err
 	}
 	all := h.Strategies
-	h.Strategies, h.Since = all.Within(p), in.Since
+	h.Strategies, h.Since, h.Approved = all.Within(p), in.Since, in.Approved
 	if p.Spec.Mode == migration.Migrate {
 		if err := s.look(ctx, j, p, &h); err != nil {
 			return DecideOutput{}, err
@@ -88,12 +100,43 @@ func (s Decide) Run(ctx context.Context, in DecideInput) (DecideOutput, error) {
 	if out.Prediction != nil {
 		longest = max(longest, out.Prediction.High) // an operator who is asked may accept more than the window
 	}
+	out.AnswerTimeoutSeconds = int(p.Spec.CutOver.ApprovalTimeout.Seconds())
 	out.CutoverTimeoutSeconds = int(longest + grace.Seconds())
 	if err := j.SaveDocument(ctx, journal.DecisionFile, out.Decision); err != nil {
 		return out, err
 	}
 	out.Switch = nil // of thousands of indices it would not fit the state machine's state
 	return out, nil
+}
+
+// entered fills in what beginning and ending a state takes. The last decision remembers the longest beginning: a function of a cut-over
+// has not run before.
+func (s Decide) entered(ctx context.Context, j *journal.Journal, in DecideInput, called time.Time, h *migration.History) error {
+	var last migration.Decision
+	if _, err := j.Document(ctx, journal.DecisionFile, &last); err != nil {
+		return err
+	}
+	h.Probe.Cold = last.Probe.Cold
+	if in.EnteredAt.IsZero() {
+		return nil
+	}
+	h.Probe.Task = max(0, called.Sub(in.EnteredAt).Seconds())
+	h.Probe.Cold = max(h.Probe.Cold, h.Probe.Task)
+	var ended time.Time
+	for _, r := range h.Rounds {
+		if r.Execution == in.Execution && r.FinishedAt.After(ended) {
+			ended = r.FinishedAt
+		}
+	}
+	for _, p := range h.Passes {
+		if p.Execution == in.Execution && p.FinishedAt.After(ended) {
+			ended = p.FinishedAt
+		}
+	}
+	if !ended.IsZero() {
+		h.Probe.Return = max(0, in.EnteredAt.Sub(ended).Seconds())
+	}
+	return nil
 }
 
 // look asks the domains what a decision depends on now: which indices on rounds were written to since the last round, what a round has
@@ -104,7 +147,11 @@ func (s Decide) look(ctx context.Context, j *journal.Journal, p migration.Plan, 
 	if err != nil {
 		return err
 	}
-	for _, c := range changes(p, list) {
+	streams, err := streamsAmong(ctx, source, list)
+	if err != nil {
+		return err
+	}
+	for _, c := range changes(p, list, streams) {
 		h.Follow = append(h.Follow, c.String())
 	}
 	there := byName(list)
@@ -136,21 +183,44 @@ func (s Decide) look(ctx context.Context, j *journal.Journal, p migration.Plan, 
 		return err
 	}
 	h.Probe.Destination /= 2
-	last := 0
+	var last migration.Round
 	for _, r := range h.Rounds {
 		if !r.Final {
-			last = r.Number
+			last = r
 		}
 	}
-	c, _, err := j.Checkpoints(ctx, last)
+	c, _, err := j.Checkpoints(ctx, last.Number)
 	if err != nil {
 		return err
 	}
+	now := s.Clock.Now()
+	h.Rates = map[string]float64{}
 	for _, x := range rounds {
-		if shards, seen := sequences[x.Name]; seen && !slices.EqualFunc(c.PerShard[x.Name], shards, func(then int64, now cluster.ShardSequence) bool { return then == now.GlobalCheckpoint }) {
+		shards, seen := sequences[x.Name]
+		// Of a data stream the final round restores every index, changed or not.
+		if seen && (x.Stream != "" || !slices.EqualFunc(c.PerShard[x.Name], shards, func(then int64, now cluster.ShardSequence) bool { return then == now.GlobalCheckpoint })) {
 			h.Changed = append(h.Changed, x.Name)
 		}
+		if then := c.PerShard[x.Name]; seen && len(then) == len(shards) && now.After(last.StartedAt) {
+			operations := int64(0)
+			for i, shard := range shards {
+				operations += max(0, shard.GlobalCheckpoint-then[i])
+			}
+			h.Rates[x.Name] = float64(operations) / now.Sub(last.StartedAt).Seconds()
+		}
 	}
+	if h.Probe.Journal, err = s.probe(func() error { _, err := j.Strategies(ctx); return err }); err != nil {
+		return err
+	}
+	if _, replayed := h.Split(p); len(replayed) > 0 {
+		open := indexNames(slices.DeleteFunc(replayed, func(x migration.PlannedIndex) bool { return !there[x.Name].Open }))
+		began := s.Clock.Now()
+		if err := source.Refresh(ctx, open...); err != nil {
+			return err
+		}
+		h.Probe.Refresh = s.Clock.Now().Sub(began).Seconds()
+	}
+	h.Probe.Verify = s.verify(ctx, j, p, h.Strategies, there, byName(copies))
 	// The last round closed what it restored, unless a snapshot of the destination's own held it: that would hold up the cut-over, too.
 	made, err := j.Copies(ctx)
 	if err != nil {
@@ -163,6 +233,62 @@ func (s Decide) look(ctx context.Context, j *journal.Journal, p migration.Plan, 
 	}
 	h.Now = s.Clock.Now()
 	return nil
+}
+
+// verify is how long a verification takes in seconds, whatever it finds: clients go on writing, and the copies lag behind. 0 is not known:
+// then it is no reason not to decide, as the indices may change under it. Copies that are closed cannot be read; the source is asked in
+// their place. Of many shards on replay some are looked at, for all.
+func (s Decide) verify(ctx context.Context, j *journal.Journal, p migration.Plan, strategies migration.Strategies, there, copies map[string]cluster.Index) float64 {
+	ctx, cancel := context.WithTimeout(ctx, trial)
+	defer cancel()
+	source, destination := s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination)
+	p.Indices = slices.DeleteFunc(slices.Clone(p.Indices), func(x migration.PlannedIndex) bool { return !there[x.Name].Open })
+	if len(p.Indices) == 0 {
+		return 0
+	}
+	if slices.ContainsFunc(p.Indices, func(x migration.PlannedIndex) bool { return !copies[x.Name].Open }) {
+		destination = source
+	}
+	began := s.Clock.Now()
+	var compared, replayed float64
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		_, err := compare(groupCtx, source, destination, p, strategies)
+		compared = s.Clock.Now().Sub(began).Seconds()
+		return err
+	})
+	group.Go(func() error {
+		state, err := readState(groupCtx, j)
+		if err != nil || len(state.States) == 0 {
+			return err
+		}
+		states, of := some(state.States)
+		_, err = s.Replay(p.Spec.Source, p.Spec.Destination).Verify(groupCtx, states, replayedSamples, s.Clock.Now().Add(replayedTime))
+		replayed = s.Clock.Now().Sub(began).Seconds() * of
+		return err
+	})
+	if err := group.Wait(); err != nil && ctx.Err() == nil {
+		slog.WarnContext(ctx, "a verification could not be tried, so that its time is assumed", "error", err)
+		return 0
+	}
+	return max(compared, replayed)
+}
+
+// triedShards is how many shards on replay are looked at to see how long it takes.
+const triedShards = 200
+
+// some are states of about that many shards, evenly among all, and how many times as many shards there are in all.
+func some(states []replay.State) (tried []replay.State, of float64) {
+	all, taken := 0, 0
+	for _, x := range states {
+		all += len(x.Shards)
+	}
+	stride := max(1, (all+triedShards-1)/triedShards)
+	for i := 0; i < len(states); i += stride {
+		tried = append(tried, states[i])
+		taken += len(states[i].Shards)
+	}
+	return tried, max(1, float64(all)/float64(max(1, taken)))
 }
 
 // probe is how long a read takes in seconds, the median of three: the first may have to connect.

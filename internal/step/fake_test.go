@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"crypto/md5"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,6 +48,12 @@ type world struct {
 	killAfter       bool
 	dead            bool // a killed process makes no further calls
 	replay          *replayer
+	running         map[string]bool // executions that the service knows to run
+}
+
+// Running implements journal.Executions.
+func (w *world) Running(_ context.Context, execution string) (bool, error) {
+	return w.running[execution], nil
 }
 
 func (w *world) Now() time.Time { return w.now }
@@ -183,8 +190,10 @@ func (b bucket) GetObject(_ context.Context, in *s3.GetObjectInput, _ ...func(*s
 	if !ok {
 		return nil, &types.NoSuchKey{}
 	}
-	return &s3.GetObjectOutput{Body: io.NopCloser(strings.NewReader(body))}, nil
+	return &s3.GetObjectOutput{Body: io.NopCloser(strings.NewReader(body)), ETag: tagOf(body)}, nil
 }
+
+func tagOf(body string) *string { return aws.String(fmt.Sprintf("%x", md5.Sum([]byte(body)))) }
 
 func (b bucket) PutObject(_ context.Context, in *s3.PutObjectInput, _ ...func(*s3.Options)) (*s3.PutObjectOutput, error) {
 	body, err := io.ReadAll(in.Body)
@@ -192,9 +201,9 @@ func (b bucket) PutObject(_ context.Context, in *s3.PutObjectInput, _ ...func(*s
 		return nil, err
 	}
 	b.w.mu.Lock()
-	_, there := b.w.objects[*in.Key]
+	before, there := b.w.objects[*in.Key]
 	b.w.mu.Unlock()
-	if there && aws.ToString(in.IfNoneMatch) == "*" {
+	if there && aws.ToString(in.IfNoneMatch) == "*" || in.IfMatch != nil && *in.IfMatch != *tagOf(before) {
 		return nil, &smithy.GenericAPIError{Code: "PreconditionFailed"}
 	}
 	detail := strings.TrimPrefix(*in.Key, "migrations/orders/")
@@ -225,6 +234,7 @@ type domain struct {
 	health       string
 	disks        []cluster.NodeDisk
 	streams      []cluster.DataStream
+	templates    []string // data streams that have one; nil where they cannot be seen
 	indices      map[string]*cluster.Index
 	repositories map[string]cluster.Repository
 	snapshots    map[string]cluster.Snapshot
@@ -255,7 +265,70 @@ func (d *domain) DiskFree(context.Context) ([]cluster.NodeDisk, error) {
 	return d.disks, d.read("DiskFree")
 }
 func (d *domain) DataStreams(context.Context) ([]cluster.DataStream, error) {
-	return d.streams, d.read("DataStreams")
+	return slices.Clone(d.streams), d.read("DataStreams")
+}
+
+// stream adds a data stream, or an index to one.
+func (d *domain) stream(name string, indices ...string) {
+	for _, x := range indices {
+		if d.name == "source" {
+			d.add(x, 1)
+		}
+		i := slices.IndexFunc(d.streams, func(s cluster.DataStream) bool { return s.Name == name })
+		if i < 0 {
+			d.streams = append(d.streams, cluster.DataStream{Name: name})
+			i = len(d.streams) - 1
+		}
+		d.streams[i].Indices = append(slices.Clone(d.streams[i].Indices), x)
+	}
+}
+
+// expand gives indices for the names of indices and data streams.
+func (d *domain) expand(names []string) (indices, streams []string) {
+	for _, name := range names {
+		i := slices.IndexFunc(d.streams, func(s cluster.DataStream) bool { return s.Name == name })
+		if i < 0 {
+			indices = append(indices, name)
+			continue
+		}
+		indices, streams = append(indices, d.streams[i].Indices...), append(streams, name)
+	}
+	return indices, streams
+}
+
+// writeIndex names the data stream whose write index the index is.
+func (d *domain) writeIndex(index string) string {
+	for _, s := range d.streams {
+		if s.Indices[len(s.Indices)-1] == index {
+			return s.Name
+		}
+	}
+	return ""
+}
+
+func (d *domain) DeleteDataStream(_ context.Context, name string) error {
+	return d.change("DeleteDataStream", name, func() error {
+		indices, _ := d.expand([]string{name})
+		for _, x := range indices {
+			delete(d.indices, x)
+		}
+		d.streams = slices.DeleteFunc(d.streams, func(s cluster.DataStream) bool { return s.Name == name })
+		return nil
+	})
+}
+
+func (d *domain) Holder(_ context.Context, name string) (string, error) {
+	if _, streams := d.expand([]string{name}); len(streams) > 0 {
+		return "data stream", d.read("Holder")
+	}
+	if _, there := d.indices[name]; there {
+		return "index", d.read("Holder")
+	}
+	return "", d.read("Holder")
+}
+
+func (d *domain) WithoutTemplate(_ context.Context, streams ...string) ([]string, bool, error) {
+	return slices.DeleteFunc(slices.Clone(streams), func(s string) bool { return slices.Contains(d.templates, s) }), d.templates != nil, d.read("WithoutTemplate")
 }
 
 func (d *domain) Indices(context.Context) ([]cluster.Index, error) {
@@ -303,7 +376,8 @@ func (d *domain) CreateSnapshot(_ context.Context, _, name string, r cluster.Sna
 			return nameTaken(name)
 		}
 		d.requested = r
-		d.snapshots[name] = cluster.Snapshot{Name: name, State: cluster.SnapshotInProgress, Indices: r.Indices, StartTime: d.w.now}
+		indices, streams := d.expand(r.Indices)
+		d.snapshots[name] = cluster.Snapshot{Name: name, State: cluster.SnapshotInProgress, Indices: indices, DataStreams: streams, StartTime: d.w.now}
 		return nil
 	})
 }
@@ -342,7 +416,13 @@ func (d *domain) Describe(_ context.Context, indices ...string) (map[string]clus
 }
 
 func (d *domain) DeleteIndex(_ context.Context, index string) error {
-	return d.change("DeleteIndex", index, func() error { delete(d.indices, index); return nil })
+	return d.change("DeleteIndex", index, func() error {
+		if stream := d.writeIndex(index); stream != "" {
+			return fault.Newf(fault.RequestRefused, "delete", d.name, "index [%s] is the write index for data stream [%s] and cannot be deleted", index, stream)
+		}
+		delete(d.indices, index)
+		return nil
+	})
 }
 
 func (d *domain) Recoveries(_ context.Context, indices ...string) ([]cluster.ShardRecovery, error) {
@@ -372,6 +452,9 @@ func (d *domain) ExplainAllocation(_ context.Context, index string, shard int, _
 func (d *domain) Close(_ context.Context, indices ...string) error {
 	return d.change("Close", strings.Join(indices, ","), func() error {
 		for _, name := range indices {
+			if stream := d.writeIndex(name); stream != "" {
+				return fault.Newf(fault.RequestRefused, "close", d.name, "cannot close the following data stream write indices [%s]", name)
+			}
 			d.indices[name].Open = false
 		}
 		return nil
@@ -381,12 +464,17 @@ func (d *domain) Close(_ context.Context, indices ...string) error {
 func (d *domain) Restore(_ context.Context, repository, snapshot string, r cluster.RestoreRequest) error {
 	return d.change("Restore", snapshot+" "+strings.Join(r.Indices, ","), func() error {
 		d.restored = r
-		for _, name := range r.Indices {
+		indices, streams := d.w.source.expand(r.Indices)
+		for _, name := range indices {
 			if x, there := d.indices[name]; there && x.Open {
 				return fault.Newf(fault.RequestRefused, "restore", d.name, "an open index with same name %s", name)
 			}
 		}
-		for _, name := range r.Indices {
+		for _, name := range streams {
+			of, _ := d.w.source.expand([]string{name})
+			d.stream(name, of...)
+		}
+		for _, name := range indices {
 			x := d.w.source.indices[name]
 			d.indices[name] = &cluster.Index{Name: name, UUID: "copy-" + name, Open: true, Primaries: x.Primaries, Settings: map[string]string{"index.blocks.write": "true"}}
 			d.recover(snapshot, name, x.Primaries)
@@ -430,6 +518,9 @@ func (d *domain) UpdateSettings(_ context.Context, settings map[string]any, indi
 func (d *domain) AddWriteBlock(_ context.Context, indices ...string) error {
 	return d.change("AddWriteBlock", strings.Join(indices, ","), func() error {
 		for _, name := range indices {
+			if stream := d.writeIndex(name); stream != "" {
+				return fault.Newf(fault.RequestRefused, "block", d.name, "cannot add a block to the following data stream write indices [%s]", name)
+			}
 			d.indices[name].Settings["index.blocks.write"] = "true"
 		}
 		return nil
@@ -538,7 +629,7 @@ func newWorld(t *testing.T) *world {
 		t: t, now: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC), objects: map[string]string{}, reads: map[string]int{},
 		answers: map[string][]error{}, lost: map[string][]error{}, killAt: -1,
 	}
-	w.store = journal.NewStore(bucket{w}, "journal")
+	w.store = journal.NewStore(bucket{w}, "journal").Asking(w)
 	w.replay = &replayer{w: w}
 	fresh := func(name string) *domain {
 		return &domain{
@@ -666,7 +757,7 @@ func busy(op string) error { return fault.Newf(fault.Busy, op, "domain", "a snap
 // The steps over the world.
 
 func preflight(w *world) Preflight {
-	return Preflight{w.store, func(e migration.Endpoint) PreflightDomain { return w.at(e) }, w}
+	return Preflight{w.store, func(e migration.Endpoint) PreflightDomain { return w.at(e) }, w, thaw(w).End}
 }
 func register(w *world) Register {
 	return Register{w.store, func(e migration.Endpoint) RegisterDomain { return w.at(e) }, w}

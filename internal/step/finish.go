@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/journal"
@@ -33,10 +35,11 @@ type FinishOutput struct {
 
 // FinishDomain is what handing over asks of the destination.
 type FinishDomain interface {
-	TuningDomain
+	ClusterSettingsDomain
 	settingsReader
 	settingsUpdater
-	SequenceNumbers(ctx context.Context, indices ...string) (map[string][]cluster.ShardSequence, error)
+	indexLister
+	ShardNumbers
 }
 
 // Finish gives the destination its settings, lets it take writes, and closes the journal with the report.
@@ -66,8 +69,7 @@ func (s Finish) Run(ctx context.Context, in FinishInput) (FinishOutput, error) {
 		}
 	}
 	// Before the replicas fill: their recovery must not crowd out the clients that are there now.
-	tuned := newTuner(j, s.Domain, s.Clock)
-	p.Warnings = append(p.Warnings, tuned.end(ctx, in.Execution)...)
+	p.Warnings = append(p.Warnings, newUndoLog(j, s.Domain, s.Clock).end(ctx, p.Spec.Source.Endpoint)...)
 	if f.SettledAt.IsZero() {
 		if f, err = settle(ctx, j, s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination), p, f, s.Clock); err != nil {
 			return FinishOutput{}, err
@@ -84,8 +86,12 @@ func (s Finish) handOver(ctx context.Context, j *journal.Journal, p migration.Pl
 		return f, err
 	}
 	if f.State != journal.HandingOver {
-		sealed, err := destination.SequenceNumbers(ctx, p.Names()...)
-		if err != nil {
+		var sealed map[string][]cluster.ShardSequence
+		group, groupCtx := errgroup.WithContext(ctx)
+		group.Go(func() (err error) { sealed, err = destination.SequenceNumbers(groupCtx, p.Names()...); return err })
+		group.Go(func() error { return stillPlanned(groupCtx, s.Domain(p.Spec.Source), p, "hand over") })
+		group.Go(func() error { return stillQuiet(groupCtx, s.Domain(p.Spec.Source), p, f) })
+		if err := group.Wait(); err != nil {
 			return f, err
 		}
 		f.Sealed, f.State = maxSeqNos(sealed), journal.HandingOver
@@ -98,6 +104,33 @@ func (s Finish) handOver(ctx context.Context, j *journal.Journal, p migration.Pl
 	}
 	f.State, f.EndedAt = journal.HandedOver, s.Clock.Now()
 	return f, j.SaveFreeze(ctx, f)
+}
+
+// ShardNumbers is how far a domain's shards have come.
+type ShardNumbers interface {
+	SequenceNumbers(ctx context.Context, indices ...string) (map[string][]cluster.ShardSequence, error)
+}
+
+// stillQuiet makes sure that clients which the operator stopped have stayed so: nothing else has kept them from writing.
+func stillQuiet(ctx context.Context, source ShardNumbers, p migration.Plan, f journal.Freeze) error {
+	if !f.NotBlocked {
+		return nil
+	}
+	now, err := source.SequenceNumbers(ctx, p.Names()...)
+	if err != nil {
+		return err
+	}
+	var moved []string
+	numbers := maxSeqNos(now)
+	for _, x := range p.Indices {
+		if !slices.Equal(numbers[x.Name], f.Proven[x.Name]) {
+			moved = append(moved, x.Name)
+		}
+	}
+	if len(moved) > 0 {
+		return fault.Newf(fault.FreezeUnproven, "hand over", p.Spec.Source.Endpoint, "clients that were to be stopped by the operator have written to %s since", strings.Join(bounded(moved), ", "))
+	}
+	return nil
 }
 
 func maxSeqNos(sequences map[string][]cluster.ShardSequence) map[string][]int64 {
@@ -135,11 +168,32 @@ func (s Finish) report(ctx context.Context, j *journal.Journal, p migration.Plan
 	if r.Indices, err = indices(ctx, j, p, f); err != nil {
 		return FinishOutput{}, err
 	}
+	if r.OpenSource, err = openSource(ctx, j, p, f); err != nil {
+		return FinishOutput{}, err
+	}
 	out := FinishOutput{
 		Migration: r.Migration, Verdict: r.Verdict, DowntimeSeconds: seconds(f.StartedAt, f.EndedAt), WritableAt: f.EndedAt, Rounds: len(r.Rounds),
 		Next: "Point the clients at the destination; the source keeps its data and its write block until you retire it.",
 	}
+	if f.NotBlocked {
+		out.Next = "Point the clients at the destination before you start them; the source keeps its data and is not blocked."
+	}
 	return out, j.SaveDocument(ctx, journal.ReportFile, r)
+}
+
+// openSource are the requests that let the source take writes again, a line each.
+func openSource(ctx context.Context, j *journal.Journal, p migration.Plan, f journal.Freeze) (string, error) {
+	var lines []string
+	if !f.NotBlocked {
+		lines = append(lines, fmt.Sprintf(`PUT %s/%s/_settings {"index.blocks.write": null}`, p.Spec.Source.Endpoint, strings.Join(p.Names(), ",")))
+	}
+	list, err := j.UndoLog(ctx)
+	for _, u := range list {
+		if u.LeftAlone == keptOnPurpose {
+			lines = append(lines, byHand(u))
+		}
+	}
+	return strings.Join(lines, "\n"), err
 }
 
 // collect reads what the journal holds of the migration.
@@ -147,7 +201,6 @@ func (s Finish) collect(ctx context.Context, j *journal.Journal, p migration.Pla
 	r := report.Report{
 		Migration: p.Spec.Migration, Execution: p.Execution, Engines: p.Engines, StartedAt: p.CreatedAt, FinishedAt: s.Clock.Now(),
 		LeftOut: p.LeftOut, Warnings: p.Warnings,
-		OpenSource: fmt.Sprintf(`PUT %s/%s/_settings {"index.blocks.write": null}`, p.Spec.Source.Endpoint, strings.Join(p.Names(), ",")),
 	}
 	var v migration.Verification
 	if _, err := j.Document(ctx, journal.VerificationFile, &v); err != nil {

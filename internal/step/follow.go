@@ -3,7 +3,6 @@ package step
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -17,18 +16,17 @@ import (
 
 // changes are what has happened to the source's list of indices since the plan was made, as far as it concerns the migration; sorted
 // by index. A rollover is an index that is created; a shrink, split or restore onto the same name is an index re-created.
-func changes(p migration.Plan, list []cluster.Index) []migration.Change {
+func changes(p migration.Plan, list []cluster.Index, streams []cluster.DataStream) []migration.Change {
 	var found []migration.Change
-	there := byName(list)
+	there, chosen := byName(list), choose(p.Spec.Indices, list, streams)
 	for _, x := range list {
-		if _, planned := p.Index(x.Name); planned || !x.Open {
+		if _, planned := p.Index(x.Name); planned {
 			continue
 		}
-		taken, _ := p.Spec.Indices.Select(x.Name)
-		what := migration.Created
+		taken, what := chosen[x.Name].taken, migration.Created
 		for _, l := range p.LeftOut {
 			if l.Name == x.Name {
-				taken, what = taken && l.Reason == migration.ClosedAtSource, migration.Opened
+				taken, what = taken && (l.Reason == migration.ClosedAtSource || l.Reason == migration.ClosedInStream), migration.Opened
 			}
 		}
 		if taken {
@@ -39,7 +37,7 @@ func changes(p migration.Plan, list []cluster.Index) []migration.Change {
 		switch now, ok := there[x.Name]; {
 		case !ok:
 			found = append(found, migration.Change{Index: x.Name, What: migration.Removed})
-		case !now.Open:
+		case !chosen[x.Name].taken:
 			found = append(found, migration.Change{Index: x.Name, What: migration.Closed})
 		case x.UUID != "" && now.UUID != "" && x.UUID != now.UUID:
 			found = append(found, migration.Change{Index: x.Name, What: migration.Recreated})
@@ -70,7 +68,9 @@ type IndexDeleter interface {
 type FollowDomain interface {
 	Info(context.Context) (cluster.Version, error)
 	Indices(context.Context) ([]cluster.Index, error)
+	Holder(ctx context.Context, name string) (string, error)
 	IndexDeleter
+	StreamKeeper
 }
 
 // follower brings the plan up to the source's present list of indices.
@@ -83,15 +83,23 @@ type follower struct {
 	// therefore left alone until the next round.
 	before migration.Strategies
 
-	list   []cluster.Index // of the source
-	copies journal.Copies
-	there  map[string]cluster.Index // at the destination
+	list    []cluster.Index // of the source
+	streams []cluster.DataStream
+	chosen  map[string]choice
+	copies  journal.Copies
+	there   map[string]cluster.Index // at the destination
 }
 
 // follow returns the plan as it is now. Everything it finds is in the journal before anything is deleted.
 func (f *follower) follow(ctx context.Context, p migration.Plan) (migration.Plan, error) {
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() (err error) { f.list, err = f.source.Indices(groupCtx); return err })
+	group.Go(func() (err error) {
+		if f.list, err = f.source.Indices(groupCtx); err != nil {
+			return err
+		}
+		f.streams, err = streamsAmong(groupCtx, f.source, f.list)
+		return err
+	})
 	group.Go(func() (err error) { f.copies, err = f.journal.Copies(groupCtx); return err })
 	group.Go(func() error {
 		list, err := f.destination.Indices(groupCtx)
@@ -99,6 +107,12 @@ func (f *follower) follow(ctx context.Context, p migration.Plan) (migration.Plan
 		return err
 	})
 	if err := group.Wait(); err != nil {
+		return p, err
+	}
+	f.chosen = choose(p.Spec.Indices, f.list, f.streams)
+	var err error
+	// While a snapshot of the destination's own holds them, they stay until the restore.
+	if f.copies, err = dropStreams(ctx, f.journal, p, f.destination, f.copies, f.there); err != nil && !fault.Is(err, fault.Busy) {
 		return p, err
 	}
 	next, followed, err := f.next(ctx, p)
@@ -119,7 +133,9 @@ func (f *follower) follow(ctx context.Context, p migration.Plan) (migration.Plan
 	if err := f.record(ctx, p, next, followed, removed); err != nil {
 		return p, err
 	}
-	f.copies, err = deleteRemoved(ctx, f.journal, f.destination, f.copies, f.before)
+	if len(f.copies.Streams) == 0 {
+		f.copies, err = deleteRemoved(ctx, f.journal, f.destination, f.copies, f.before)
+	}
 	return next, err
 }
 
@@ -133,10 +149,11 @@ func (f *follower) next(ctx context.Context, p migration.Plan) (next migration.P
 		// Settings that the end of the migration puts back follow the source's without a word.
 		if c, ok := now[x.Name]; ok && c.Open {
 			fresh := planned(c, p.Spec)
+			next.Indices[i].Stream = f.chosen[x.Name].stream
 			next.Indices[i].Replicas, next.Indices[i].AutoExpand, next.Indices[i].RefreshInterval = fresh.Replicas, fresh.AutoExpand, fresh.RefreshInterval
 		}
 	}
-	for _, c := range changes(p, f.list) {
+	for _, c := range changes(p, f.list, f.streams) {
 		c.At, c.Round = f.clock.Now(), f.round
 		x := now[c.Index]
 		leave := func() {
@@ -147,16 +164,10 @@ func (f *follower) next(ctx context.Context, p migration.Plan) (next migration.P
 			leave()
 		case migration.Closed:
 			leave()
-			next.LeftOut = append(next.LeftOut, migration.LeftOut{Name: c.Index, Reason: migration.ClosedAtSource})
+			next.LeftOut = append(next.LeftOut, migration.LeftOut{Name: c.Index, Reason: f.chosen[c.Index].reason})
 		default:
 			if x.Health == "red" {
 				continue // just made, perhaps: it is followed once its shards are there
-			}
-			if strings.HasPrefix(x.Name, ".ds-") {
-				reason := "backing index of a data stream; data streams are not moved by this version"
-				next.LeftOut = append(next.LeftOut, migration.LeftOut{Name: c.Index, Reason: reason})
-				next.Warnings = append(slices.Clone(next.Warnings), fmt.Sprintf("index %s is left out: %s", c.Index, reason))
-				break
 			}
 			if to.Number == "" {
 				if to, err = f.destination.Info(ctx); err != nil {
@@ -167,6 +178,7 @@ func (f *follower) next(ctx context.Context, p migration.Plan) (next migration.P
 			if err != nil {
 				return p, nil, err
 			}
+			q.Stream = f.chosen[c.Index].stream
 			if _, exists := f.there[c.Index]; exists && !slices.Contains(f.copies.Indices, c.Index) {
 				return p, nil, fault.Newf(fault.DestinationOccupied, "follow index "+c.Index, p.Spec.Destination.Endpoint,
 					"it was created at the source since the plan, and an index of that name exists at the destination that was not made by this migration")
@@ -178,7 +190,28 @@ func (f *follower) next(ctx context.Context, p migration.Plan) (next migration.P
 		followed = append(followed, c)
 	}
 	slices.SortFunc(next.Indices, func(a, b migration.PlannedIndex) int { return strings.Compare(a.Name, b.Name) })
+	next.Streams = planStreams(next.Indices, f.streams)
+	for _, d := range next.Streams {
+		if _, before := p.Stream(d.Name); before {
+			continue
+		}
+		holder, err := f.destination.Holder(ctx, d.Name)
+		if err != nil {
+			return p, nil, err
+		}
+		if holder != "" && !(holder == "data stream" && slices.Contains(f.copies.Streams, d.Name)) {
+			return p, nil, fault.Newf(fault.DestinationOccupied, "follow data stream "+d.Name, p.Spec.Destination.Endpoint,
+				"it was created at the source since the plan, and the destination has %s %s of that name that was not made by this migration", article(holder), holder)
+		}
+	}
 	return next, followed, nil
+}
+
+func article(noun string) string {
+	if strings.ContainsAny(noun[:1], "aeiou") {
+		return "an"
+	}
+	return "a"
 }
 
 // toRemove are the copies whose index the migration would move and which is no longer there to be moved. What an earlier execution with
@@ -188,8 +221,7 @@ func (f *follower) toRemove(next migration.Plan) []string {
 	var removed []string
 	for _, name := range f.copies.Indices {
 		_, planned := next.Index(name)
-		taken, _ := next.Spec.Indices.Select(name)
-		if x, exists := now[name]; !planned && taken && (!exists || !x.Open) {
+		if _, exists := now[name]; !planned && selects(next.Spec.Indices, name, f.chosen) && (!exists || !f.chosen[name].taken) {
 			removed = append(removed, name)
 		}
 	}
@@ -228,7 +260,8 @@ func (f *follower) record(ctx context.Context, p, next migration.Plan, followed 
 			return err
 		}
 	}
-	if slices.Equal(p.Indices, next.Indices) && slices.Equal(p.LeftOut, next.LeftOut) {
+	same := func(a, b migration.PlannedStream) bool { return a.Name == b.Name && slices.Equal(a.Indices, b.Indices) }
+	if slices.Equal(p.Indices, next.Indices) && slices.Equal(p.LeftOut, next.LeftOut) && slices.EqualFunc(p.Streams, next.Streams, same) {
 		return nil
 	}
 	return f.journal.SavePlan(ctx, next)

@@ -37,6 +37,9 @@ type FreezeDomain interface {
 	Refresh(ctx context.Context, indices ...string) error
 	DomainState
 	IndexDeleter
+	StreamLister
+	settingsUpdater
+	ClusterSettingsDomain
 }
 
 // Freeze stops writes to the planned indices at the source and proves it.
@@ -58,6 +61,7 @@ type ground struct {
 	copies   journal.Copies
 	decision migration.Decision
 	list     []cluster.Index // of the source
+	streams  []cluster.DataStream
 	there    map[string]cluster.Index
 }
 
@@ -80,7 +84,14 @@ func (s Freeze) read(ctx context.Context, in FreezeInput) (g ground, err error) 
 		return g, err
 	}
 	group, groupCtx = errgroup.WithContext(ctx)
-	group.Go(func() (err error) { g.list, err = s.Domain(g.plan.Spec.Source).Indices(groupCtx); return err })
+	group.Go(func() (err error) {
+		source := s.Domain(g.plan.Spec.Source)
+		if g.list, err = source.Indices(groupCtx); err != nil {
+			return err
+		}
+		g.streams, err = streamsAmong(groupCtx, source, g.list)
+		return err
+	})
 	group.Go(func() error {
 		list, err := s.Domain(g.plan.Spec.Destination).Indices(groupCtx)
 		g.there = byName(list)
@@ -99,21 +110,19 @@ func (s Freeze) Run(ctx context.Context, in FreezeInput) (FreezeOutput, error) {
 	source := s.Domain(p.Spec.Source)
 	if g.found && f.Execution != p.Execution && f.State != journal.Thawed {
 		// Its record is the only memory of how the blocks were before; it must not be overwritten.
-		return FreezeOutput{}, fault.Newf(fault.Busy, "freeze the source", p.Spec.Source.Endpoint, "execution %s has stopped writes and not given them back (%s)", f.Execution, f.State)
+		return FreezeOutput{}, fault.Newf(fault.Busy, freezing, p.Spec.Source.Endpoint, "execution %s has stopped writes and not given them back (%s)", f.Execution, f.State)
 	}
 	if !g.found || f.Execution != in.Execution {
-		// No pass of the replay runs now, so that what it kept from being deleted can be.
-		if _, err := deleteRemoved(ctx, j, s.Domain(p.Spec.Destination), g.copies, migration.Strategies{}); err != nil {
-			return FreezeOutput{}, err
-		}
-		if f, err = s.record(ctx, g); err != nil {
+		if f, err = s.begin(ctx, g); err != nil {
 			return FreezeOutput{}, err
 		}
 	} else if f.State != journal.Frozen {
-		return FreezeOutput{}, fault.Newf(fault.Superseded, "freeze the source", p.Spec.Source.Endpoint, "this execution's freeze is already over (%s)", f.State)
+		return FreezeOutput{}, fault.Newf(fault.Superseded, freezing, p.Spec.Source.Endpoint, "this execution's freeze is already over (%s)", f.State)
 	}
-	if err := source.AddWriteBlock(ctx, p.Names()...); err != nil {
-		return FreezeOutput{}, err
+	if !f.NotBlocked {
+		if err := s.stop(ctx, source, p); err != nil {
+			return FreezeOutput{}, err
+		}
 	}
 	rounds, replayed := g.strategies.Split(p)
 	candidates := s.candidates(g)
@@ -122,6 +131,7 @@ func (s Freeze) Run(ctx context.Context, in FreezeInput) (FreezeOutput, error) {
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) { sequences, err = s.prove(groupCtx, source, p); return err })
 	group.Go(func() (err error) { descriptions, err = source.Describe(groupCtx, candidates...); return err })
+	group.Go(func() error { return stillPlanned(groupCtx, source, p, freezing) })
 	// The last pass begins with it, and has less to wait for then.
 	if len(replayed) > 0 {
 		group.Go(func() error { return source.Refresh(groupCtx, indexNames(replayed)...) })
@@ -135,9 +145,28 @@ func (s Freeze) Run(ctx context.Context, in FreezeInput) (FreezeOutput, error) {
 			f.Unchanged = append(f.Unchanged, name)
 		}
 	}
-	f.ProvenAt = s.Clock.Now()
+	f.ProvenAt, f.Proven = s.Clock.Now(), maxSeqNos(sequences)
 	out := FreezeOutput{FrozenAt: f.StartedAt, Indices: len(p.Indices), Seconds: seconds(f.StartedAt, f.ProvenAt), ByRounds: len(rounds) > len(f.Unchanged), ByReplay: len(replayed) > 0}
 	return out, j.SaveFreeze(ctx, f)
+}
+
+// stop sets the write blocks. Those of the write indices of data streams are settings, because no engine blocks them by _block.
+func (s Freeze) stop(ctx context.Context, source FreezeDomain, p migration.Plan) error {
+	var writers []string
+	for _, d := range p.Streams {
+		writers = append(writers, d.Indices[len(d.Indices)-1])
+	}
+	rest := slices.DeleteFunc(p.Names(), func(name string) bool { return slices.Contains(writers, name) })
+	group, groupCtx := errgroup.WithContext(ctx)
+	if len(rest) > 0 {
+		group.Go(func() error { return source.AddWriteBlock(groupCtx, rest...) })
+	}
+	if len(writers) > 0 {
+		group.Go(func() error {
+			return source.UpdateSettings(groupCtx, map[string]any{"index.blocks.write": true}, writers...)
+		})
+	}
+	return group.Wait()
 }
 
 // candidates are the indices on rounds whose copies are ready for the cut-over, if they hold everything.
@@ -146,26 +175,42 @@ func (s Freeze) candidates(g ground) []string {
 	counting := held(g.holds, g.strategies, p)
 	var names []string
 	for _, x := range p.Indices {
-		if h, ok := counting[x.Name]; ok && h.Ready && g.there[x.Name].Open && intact(h, g.there, x) {
+		if h, ok := counting[x.Name]; ok && x.Stream == "" && h.Ready && g.there[x.Name].Open && intact(h, g.there, x) {
 			names = append(names, x.Name)
 		}
 	}
 	return names
 }
 
-// record notes how the blocks were before, and refuses to freeze when the source's indices are not those of the plan any more: what is
-// new would stay behind. The next execution's first round follows it.
+// begin refuses to freeze when the source's indices are not those of the plan any more; the next execution's first round follows them.
+// Then it silences the source and notes how the blocks were.
+func (s Freeze) begin(ctx context.Context, g ground) (journal.Freeze, error) {
+	p := g.plan
+	if err := asPlanned(p, g.list, g.streams, freezing); err != nil {
+		return journal.Freeze{}, err
+	}
+	for _, x := range p.Indices {
+		if _, whole := p.Stream(x.Stream); x.Stream != "" && !whole {
+			return journal.Freeze{}, fault.Newf(fault.IndicesChanged, freezing, p.Spec.Source.Endpoint, "the last round did not see data stream %s whole; its index %s would move as a plain one", x.Stream, x.Name)
+		}
+	}
+	// No pass of the replay runs now, so that what it kept from being deleted can be.
+	if _, err := deleteRemoved(ctx, g.journal, s.Domain(p.Spec.Destination), g.copies, migration.Strategies{}); err != nil {
+		return journal.Freeze{}, err
+	}
+	if err := silence(ctx, newUndoLog(g.journal, s.Domain, s.Clock), p); err != nil {
+		return journal.Freeze{}, err
+	}
+	return s.record(ctx, g)
+}
+
+const freezing = "freeze the source"
+
+// record notes how the blocks were before.
 func (s Freeze) record(ctx context.Context, g ground) (journal.Freeze, error) {
 	p := g.plan
-	if list := changes(p, g.list); len(list) > 0 {
-		words := make([]string, len(list))
-		for i, c := range list {
-			words[i] = c.String()
-		}
-		return journal.Freeze{}, fault.Newf(fault.IndicesChanged, "freeze the source", p.Spec.Source.Endpoint, "since the last round: %s", strings.Join(bounded(words), ", "))
-	}
 	there := byName(g.list)
-	f := journal.Freeze{Execution: p.Execution, State: journal.Frozen, Before: map[string]string{}, StartedAt: s.Clock.Now()}
+	f := journal.Freeze{Execution: p.Execution, State: journal.Frozen, Before: map[string]string{}, StartedAt: s.Clock.Now(), NotBlocked: p.Spec.Clients == migration.ClientsStopped}
 	for _, x := range p.Indices {
 		f.Before[x.Name] = there[x.Name].Settings["index.blocks.write"]
 	}

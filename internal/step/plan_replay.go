@@ -20,15 +20,18 @@ import (
 )
 
 // PlanReplayOutput is a planned pass: its number and its slices, by number. The pass itself is in the journal. A pass of one slice
-// needs no others to help: it is brought over at once, and Done.
+// needs no others to help: it is brought over at once, and Done. When only its documents are (Brought), Deletes are the parts of its
+// deletions that are left.
 type PlanReplayOutput struct {
 	Pass       int             `json:"pass"`
 	StartedAt  time.Time       `json:"startedAt"`
 	Operations int64           `json:"operations"`
 	Slices     []int           `json:"slices"`
 	Dropped    []string        `json:"dropped"` // indices that went back to rounds, with the reason; the first 100, the journal has all
-	Done       bool            `json:"done"`    // the pass is over
-	Record     *migration.Pass `json:"record"`  // of a pass that is over
+	Brought    bool            `json:"brought"`
+	Deletes    []int           `json:"deletes"`
+	Done       bool            `json:"done"`   // the pass is over
+	Record     *migration.Pass `json:"record"` // of a pass that is over
 }
 
 // PassPlanner plans a pass and brings it over.
@@ -61,16 +64,15 @@ type PlanReplay struct {
 
 // Run is the state PlanReplay.
 func (s PlanReplay) Run(ctx context.Context, in ReplayInput) (PlanReplayOutput, error) {
-	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
-	if err != nil {
-		return PlanReplayOutput{}, err
-	}
 	var strategies migration.Strategies
 	var state replayState
-	reading, readingCtx := errgroup.WithContext(ctx)
-	reading.Go(func() (err error) { strategies, err = j.Strategies(readingCtx); return err })
-	reading.Go(func() (err error) { state, err = readState(readingCtx, j); return err })
-	if err := reading.Wait(); err != nil {
+	j, p, err := planAnd(ctx, s.Journal, in,
+		func(ctx context.Context, j *journal.Journal) (err error) {
+			strategies, err = j.Strategies(ctx)
+			return err
+		},
+		func(ctx context.Context, j *journal.Journal) (err error) { state, err = readState(ctx, j); return err })
+	if err != nil {
 		return PlanReplayOutput{}, err
 	}
 	_, indices := strategies.Split(p)
@@ -81,9 +83,11 @@ func (s PlanReplay) Run(ctx context.Context, in ReplayInput) (PlanReplayOutput, 
 		}
 	}
 	in.Pass = state.Pass + 1
-	out := PlanReplayOutput{Pass: in.Pass, StartedAt: s.Clock.Now(), Slices: []int{}, Dropped: []string{}}
+	out := PlanReplayOutput{Pass: in.Pass, StartedAt: s.Clock.Now(), Slices: []int{}, Deletes: []int{}, Dropped: []string{}}
+	// One client for each side: a client asks who its domain is before the first call that needs to know.
+	source, destination := s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination)
 	engine := s.Replay(p.Spec.Source, p.Spec.Destination)
-	pass, drops, err := s.plan(ctx, j, p, in, indices, strategies, engine, &state)
+	pass, drops, err := s.plan(ctx, j, source, destination, in, indices, strategies, engine, &state)
 	if err != nil {
 		return out, err
 	}
@@ -98,15 +102,18 @@ func (s PlanReplay) Run(ctx context.Context, in ReplayInput) (PlanReplayOutput, 
 	}
 	out.Operations = pass.Operations
 	if len(pass.Slices) <= 1 {
-		if done, err := s.bring(ctx, j, p, in, &pass, engine, &state, &out); done || err != nil {
+		if done, err := s.bring(ctx, j, p, destination, in, &pass, engine, &state, &out); done || err != nil {
 			return out, err
 		}
 	}
 	if state.Pass == in.Pass { // the slices are in
-		out.Slices = []int{}
+		out.Slices, out.Brought = []int{}, true
+		if out.Deletes, err = state.handOut(ctx, j); err != nil {
+			return out, err
+		}
 		return out, state.save(ctx, j)
 	}
-	if err := j.SaveDocument(ctx, passFile(out.Pass), passPlan{out.Pass, pass}); err != nil {
+	if err := savePass(ctx, j, out.Pass, pass); err != nil {
 		return out, err
 	}
 	return out, state.save(ctx, j)
@@ -114,8 +121,7 @@ func (s PlanReplay) Run(ctx context.Context, in ReplayInput) (PlanReplayOutput, 
 
 // plan makes the copies ready and plans the pass. In the freeze, where time is dear, both go on at once if an earlier pass has
 // opened the copies; what the source's clients may have changed since, mappings and aliases, is compared all the same.
-func (s PlanReplay) plan(ctx context.Context, j *journal.Journal, p migration.Plan, in ReplayInput, indices []migration.PlannedIndex, strategies migration.Strategies, engine PassPlanner, state *replayState) (replay.Pass, []replay.Drop, error) {
-	source, destination := s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination)
+func (s PlanReplay) plan(ctx context.Context, j *journal.Journal, source, destination PlanReplayDomain, in ReplayInput, indices []migration.PlannedIndex, strategies migration.Strategies, engine PassPlanner, state *replayState) (replay.Pass, []replay.Drop, error) {
 	o := replay.PlanOptions{Frozen: in.Final}
 	if !in.Final || !state.ready(indices) {
 		drops, err := s.prepare(ctx, j, source, destination, indices, strategies, state)
@@ -157,11 +163,11 @@ func (s PlanReplay) plan(ctx context.Context, j *journal.Journal, p migration.Pl
 
 // bring brings a pass of one slice over, with its deletions and its record. What does not succeed at once (done is false) is where the
 // states of large passes find it.
-func (s PlanReplay) bring(ctx context.Context, j *journal.Journal, p migration.Plan, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, err error) {
-	if in.Final && pass.Operations <= smallDelta && state.ready(nil) {
-		done, err = s.bringLast(ctx, j, p, in, pass, engine, state, out)
+func (s PlanReplay) bring(ctx context.Context, j *journal.Journal, p migration.Plan, destination PlanReplayDomain, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, err error) {
+	if in.Final && pass.Operations <= smallDelta && state.ready(nil) && len(replay.CutDeletes(pass.States, pass.Moved)) <= 1 {
+		done, err = s.bringLast(ctx, j, p, destination, in, pass, engine, state, out)
 	} else {
-		done, err = s.bringWarm(ctx, j, p, in, pass, engine, state, out)
+		done, err = s.bringWarm(ctx, j, p, destination, in, pass, engine, state, out)
 	}
 	if err != nil || !done {
 		return false, later(ctx, err)
@@ -177,7 +183,8 @@ func (s PlanReplay) bring(ctx context.Context, j *journal.Journal, p migration.P
 	return true, nil
 }
 
-func (s PlanReplay) bringWarm(ctx context.Context, j *journal.Journal, p migration.Plan, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, err error) {
+// bringWarm leaves deletions of many shards to calls side by side.
+func (s PlanReplay) bringWarm(ctx context.Context, j *journal.Journal, p migration.Plan, destination PlanReplayDomain, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, err error) {
 	results, done, err := s.slices(ctx, j, in, *pass, engine, out)
 	if err != nil || !done {
 		return false, err
@@ -185,11 +192,14 @@ func (s PlanReplay) bringWarm(ctx context.Context, j *journal.Journal, p migrati
 	if err := state.advance(ctx, j, engine, in, *pass, results); err != nil {
 		return false, err
 	}
+	if len(replay.CutDeletes(state.States, state.Rest)) > 1 {
+		return false, nil
+	}
 	if done, err := state.reconcile(ctx, j, engine, p, in); err != nil || !done {
 		return false, err
 	}
 	if in.Final && len(state.States) > 0 {
-		return true, state.seal(ctx, j, s.Domain(p.Spec.Destination))
+		return true, state.seal(ctx, j, destination)
 	}
 	return true, nil
 }
@@ -200,8 +210,8 @@ const smallDelta = 1_000
 // bringLast does in the freeze at once what warm passes do one after the other. Nothing changes at the source any more, so the documents
 // that the copies had before the pass and the source does not have now are all deletions there are. Without the pass, its updates look
 // like deletions too, until their ids are found at the source: a few ids more to read, against a refresh and a turn less to wait for.
-func (s PlanReplay) bringLast(ctx context.Context, j *journal.Journal, p migration.Plan, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, err error) {
-	destination, names := s.Domain(p.Spec.Destination), state.names()
+func (s PlanReplay) bringLast(ctx context.Context, j *journal.Journal, p migration.Plan, destination PlanReplayDomain, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, err error) {
+	names := state.names()
 	deadline, _ := ctx.Deadline()
 	var results []replay.SliceResult
 	var found replay.DeleteResult
@@ -210,7 +220,7 @@ func (s PlanReplay) bringLast(ctx context.Context, j *journal.Journal, p migrati
 	var work sync.WaitGroup
 	work.Go(func() { results, done, sliceErr = s.slices(ctx, j, in, *pass, engine, out) })
 	work.Go(func() {
-		found, deleteErr = engine.ReconcileDeletes(ctx, pass.States, replay.Shards(pass.States), deadline)
+		found, deleteErr = engine.ReconcileDeletes(ctx, pass.States, pass.Moved, deadline)
 	})
 	work.Go(func() { sealErr = state.save(ctx, j) })
 	work.Wait()
@@ -238,7 +248,7 @@ func (s PlanReplay) bringLast(ctx context.Context, j *journal.Journal, p migrati
 	if deleteErr != nil || !found.Done {
 		return false, deleteErr
 	}
-	state.Reconciled, state.Rest = in.Pass, nil
+	state.Reconciled, state.Rest, state.Parts = in.Pass, nil, 0
 	return true, cmp.Or(sealErr, refreshErr)
 }
 
@@ -292,9 +302,10 @@ func (s PlanReplay) prepare(ctx context.Context, j *journal.Journal, source, des
 	at, copies := byName(here), byName(there)
 	var drops []replay.Drop
 	var closed []string
+	checkpoints := basesOf{}
 	for _, x := range indices {
 		if _, known := state.state(x.Name); !known {
-			fresh, drop, err := s.base(ctx, j, at[x.Name], mappings[x.Name], strategies, x.Name)
+			fresh, drop, err := s.base(ctx, j, checkpoints, at[x.Name], mappings[x.Name], strategies, x.Name)
 			if err != nil {
 				return nil, err
 			}
@@ -313,12 +324,27 @@ func (s PlanReplay) prepare(ctx context.Context, j *journal.Journal, source, des
 			return nil, err
 		}
 	}
+	// Most copies lack the same settings: those are given to them in one request for many.
+	var changes []map[string]any
+	alike := map[string][]string{} // the change, as JSON -> indices
 	for _, x := range state.States {
 		change := replay.Settings(copies[x.Index].Settings, at[x.Index].Settings)
-		if differs(copies[x.Index].Settings, change.During) {
-			if err := destination.UpdateSettings(ctx, change.During, x.Index); err != nil {
-				return nil, err
-			}
+		if !differs(copies[x.Index].Settings, change.During) {
+			continue
+		}
+		key, err := json.Marshal(change.During)
+		if err != nil {
+			return nil, err
+		}
+		if alike[string(key)] == nil {
+			changes = append(changes, change.During)
+		}
+		alike[string(key)] = append(alike[string(key)], x.Index)
+	}
+	for _, change := range changes {
+		key, _ := json.Marshal(change)
+		if err := destination.UpdateSettings(ctx, change, alike[string(key)]...); err != nil {
+			return nil, err
 		}
 	}
 	// The source may be between two states, an alias of a restored index not yet moved: the last pass looks again, and insists.
@@ -328,20 +354,34 @@ func (s PlanReplay) prepare(ctx context.Context, j *journal.Journal, source, des
 	return drops, nil
 }
 
+// basesOf are the checkpoints of rounds; many indices have the same base.
+type basesOf map[int]journal.Checkpoints
+
+func (b basesOf) round(ctx context.Context, j *journal.Journal, round int) (journal.Checkpoints, error) {
+	if c, known := b[round]; known {
+		return c, nil
+	}
+	c, _, err := j.Checkpoints(ctx, round)
+	if err == nil {
+		b[round] = c // of a round without a record: none of any index
+	}
+	return c, err
+}
+
 // base makes the state of an index that is new on replay from the checkpoints of its base round.
-func (s PlanReplay) base(ctx context.Context, j *journal.Journal, index cluster.Index, mapping json.RawMessage, strategies migration.Strategies, name string) (replay.State, *replay.Drop, error) {
+func (s PlanReplay) base(ctx context.Context, j *journal.Journal, bases basesOf, index cluster.Index, mapping json.RawMessage, strategies migration.Strategies, name string) (replay.State, *replay.Drop, error) {
 	round := 0
 	for _, r := range strategies.Replay {
 		if r.Index == name {
 			round = r.Base
 		}
 	}
-	c, found, err := j.Checkpoints(ctx, round)
+	c, err := bases.round(ctx, j, round)
 	if err != nil {
 		return replay.State{}, nil, err
 	}
 	checkpoints := c.PerShard[name]
-	if ok, reason := replay.Eligible(index, mapping, found && len(checkpoints) > 0); !ok {
+	if ok, reason := replay.Eligible(index, mapping, len(checkpoints) > 0); !ok {
 		return replay.State{}, &replay.Drop{Index: name, Reason: reason}, nil
 	}
 	// The index of that moment: a restore, a shrink or another index of the name since is found by its first pass.

@@ -112,6 +112,10 @@ func (s PollStatus) snapshot(ctx context.Context, j *journal.Journal, domain Pol
 	if in.Final && got.State == cluster.SnapshotInProgress {
 		return PollStatusOutput{}, nil // nobody watches the progress of a second
 	}
+	if i := slices.IndexFunc(got.Indices, func(name string) bool { _, planned := p.Index(name); return !planned }); in.Final && i >= 0 {
+		// A data stream was rolled over since the freeze: it is in the snapshot whole, and would be restored whole.
+		return PollStatusOutput{}, fault.Newf(fault.IndicesChanged, "take snapshot "+got.Name, p.Spec.Source.Endpoint, "it holds index %s, which is not planned: its data stream was rolled over while writes were stopped", got.Indices[i])
+	}
 	progress, _, err := domain.SnapshotProgress(ctx, repository, name)
 	if err != nil {
 		return PollStatusOutput{}, err
@@ -213,6 +217,10 @@ func (s PollStatus) restore(ctx context.Context, j *journal.Journal, domain Poll
 		// A primary that the domain has moved to another node since shows that move only.
 		if r.Primary && r.Type == "PEER" && r.StartTime.After(in.StartedAt) {
 			done(r)
+		}
+		// One whose node was restarted since shows that alone: whether its restore was over by then is not known.
+		if r.Primary && r.Type == "EXISTING_STORE" && r.StartTime.After(in.StartedAt) {
+			return PollStatusOutput{StartAgain: true}, nil
 		}
 		if !r.Primary || r.Type != "SNAPSHOT" || r.Snapshot != name {
 			continue

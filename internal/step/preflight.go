@@ -42,14 +42,18 @@ type PreflightDomain interface {
 	Health(context.Context) (cluster.Health, error)
 	Indices(context.Context) ([]cluster.Index, error)
 	DiskFree(context.Context) ([]cluster.NodeDisk, error)
-	DataStreams(context.Context) ([]cluster.DataStream, error)
+	StreamLister
+	Holder(ctx context.Context, name string) (string, error)
+	WithoutTemplate(ctx context.Context, streams ...string) (without []string, known bool, err error)
 }
 
-// Preflight checks the input and both domains and writes the plan. It changes no domain and no bucket but the journal.
+// Preflight checks the input and both domains, takes the domains for this execution and writes the plan. It changes no domain and no
+// bucket but the journal, unless an earlier execution has ended and nobody has undone what it changed: that comes first.
 type Preflight struct {
 	Journal *journal.Store
 	Domain  func(migration.Endpoint) PreflightDomain
 	Clock   Clock
+	End     journal.Undoing // the rule's Thaw
 }
 
 // findings collects everything that stands in the way, so that the operator gets it in one answer.
@@ -98,6 +102,22 @@ func (s Preflight) Run(ctx context.Context, in PreflightInput) (PreflightOutput,
 		return PreflightOutput{}, found.fault("input")
 	}
 	j := s.Journal.Migration(spec.Migration)
+	endpoints := []string{spec.Source.Endpoint, spec.Destination.Endpoint}
+	if spec.Mode != migration.Assess {
+		for _, e := range endpoints {
+			// Before anything is looked at: what another execution has left behind is not how things are.
+			if err := s.Journal.Vacate(ctx, e, in.Execution, s.End); fault.Is(err, fault.DomainTaken) {
+				taken, _ := fault.As(err)
+				found.other = append(found.other, taken)
+			} else if err != nil {
+				return PreflightOutput{}, err
+			}
+		}
+		// How the domains are now is the other one's doing.
+		if err := found.fault(spec.Migration); err != nil {
+			return PreflightOutput{}, err
+		}
+	}
 	if f, ok, err := j.Freeze(ctx); err != nil {
 		return PreflightOutput{}, err
 	} else if ok && f.State != journal.Thawed && f.Execution != in.Execution {
@@ -126,7 +146,11 @@ func (s Preflight) Run(ctx context.Context, in PreflightInput) (PreflightOutput,
 		first = rounds[n-1].Number + 1
 	}
 	if spec.Mode != migration.Assess {
+		// In this order: who owns the execution must be known before anything is to be given back at its end.
 		if err := s.Journal.RecordOwner(ctx, journal.Owner{Migration: spec.Migration, Execution: in.Execution}); err != nil {
+			return PreflightOutput{}, err
+		}
+		if err := j.Begin(ctx, in.Execution, s.Clock.Now(), s.End, endpoints...); err != nil {
 			return PreflightOutput{}, err
 		}
 		if err := j.SavePlan(ctx, p); err != nil {
@@ -166,19 +190,31 @@ func (s Preflight) addUnmatched(ctx context.Context, spec migration.Spec, found 
 	if slices.ContainsFunc(found.input, blocking) {
 		return
 	}
-	if list, err := s.Domain(spec.Source).Indices(ctx); err == nil {
-		found.unmatched(spec.Indices, list)
+	list, err := s.Domain(spec.Source).Indices(ctx)
+	if err != nil {
+		return
+	}
+	if streams, err := streamsAmong(ctx, s.Domain(spec.Source), list); err == nil {
+		found.unmatched(spec.Indices, list, streams)
 	}
 }
 
-func (f *findings) unmatched(selection migration.Selection, list []cluster.Index) {
-	names := make([]string, len(list))
-	for i, x := range list {
-		names[i] = x.Name
+func (f *findings) unmatched(selection migration.Selection, list []cluster.Index, streams []cluster.DataStream) {
+	var names []string
+	for _, x := range list {
+		names = append(names, x.Name)
+	}
+	for _, d := range streams {
+		names = append(names, d.Name)
+		for _, i := range selection.ExcludesPart(d.Name, d.Indices) {
+			f.input = append(f.input, migration.Problem{
+				Path: fmt.Sprintf("$.indices.exclude[%d]", i), Text: fmt.Sprintf("%q is for backing indices of data stream %q, which moves as a whole: exclude the stream by its name", selection.Exclude[i], d.Name),
+			})
+		}
 	}
 	for _, i := range selection.Unmatched(names) {
 		f.input = append(f.input, migration.Problem{
-			Path: fmt.Sprintf("$.indices.include[%d]", i), Text: fmt.Sprintf("%q matches no index at the source", selection.Include[i]),
+			Path: fmt.Sprintf("$.indices.include[%d]", i), Text: fmt.Sprintf("%q matches no index and no data stream at the source", selection.Include[i]),
 		})
 	}
 }
@@ -213,30 +249,18 @@ func (s Preflight) selectIndices(ctx context.Context, source PreflightDomain, to
 	if err != nil {
 		return err
 	}
-	streams, err := source.DataStreams(ctx)
+	streams, err := streamsAmong(ctx, source, list)
 	if err != nil {
 		return err
 	}
-	backing := map[string]string{}
-	for _, d := range streams {
-		for _, name := range d.Indices {
-			backing[name] = d.Name
-		}
-	}
 	slices.SortFunc(list, func(a, b cluster.Index) int { return strings.Compare(a.Name, b.Name) })
-	found.unmatched(p.Spec.Indices, list)
+	found.unmatched(p.Spec.Indices, list, streams)
+	chosen := choose(p.Spec.Indices, list, streams)
 	for _, x := range list {
-		taken, reason := p.Spec.Indices.Select(x.Name)
-		if taken && !x.Open {
-			taken, reason = false, migration.ClosedAtSource
-		}
-		if stream, ok := backing[x.Name]; ok && taken {
-			taken, reason = false, fmt.Sprintf("backing index of data stream %q; data streams are not moved by this version", stream)
-			p.Warnings = append(p.Warnings, fmt.Sprintf("index %s is left out: %s", x.Name, reason))
-		}
-		if !taken {
-			if reason != "" {
-				p.LeftOut = append(p.LeftOut, migration.LeftOut{Name: x.Name, Reason: reason})
+		c := chosen[x.Name]
+		if !c.taken {
+			if c.reason != "" {
+				p.LeftOut = append(p.LeftOut, migration.LeftOut{Name: x.Name, Reason: c.reason})
 			}
 			continue
 		}
@@ -249,8 +273,10 @@ func (s Preflight) selectIndices(ctx context.Context, source PreflightDomain, to
 		} else if err != nil {
 			return err
 		}
+		q.Stream = c.stream
 		p.Indices = append(p.Indices, q)
 	}
+	p.Streams = planStreams(p.Indices, streams)
 	if len(p.Indices) == 0 && len(found.input) == 0 {
 		found.input = append(found.input, migration.Problem{Path: "$.indices", Text: "selects no index that can be moved"})
 	}
@@ -297,6 +323,9 @@ func (s Preflight) checkDestination(ctx context.Context, destination PreflightDo
 			needed += x.Bytes
 		}
 	}
+	if err := checkStreams(ctx, destination, copies, p, found); err != nil {
+		return err
+	}
 	disks, err := destination.DiskFree(ctx)
 	if err != nil {
 		return err
@@ -313,6 +342,44 @@ func (s Preflight) checkDestination(ctx context.Context, destination PreflightDo
 			"the indices need %d bytes, %d are free on %d nodes", needed, free, len(disks)))
 	case free < needed*5/4:
 		p.Warnings = append(p.Warnings, fmt.Sprintf("little room at the destination: %d bytes needed, %d free", needed, free))
+	}
+	return nil
+}
+
+// checkStreams refuses data streams whose names the destination has for something that this migration did not make, and warns of those
+// that cannot roll over there. Those of Elasticsearch, which Amazon never offered, are refused: that OpenSearch restores them has not been
+// seen.
+func checkStreams(ctx context.Context, destination PreflightDomain, copies journal.Copies, p *migration.Plan, found *findings) error {
+	if len(p.Streams) == 0 {
+		return nil
+	}
+	names := make([]string, len(p.Streams))
+	for i, d := range p.Streams {
+		names[i] = d.Name
+	}
+	if strings.HasPrefix(p.Engines.Source, cluster.Elasticsearch) {
+		found.incompatible = append(found.incompatible, fmt.Sprintf("data streams of Elasticsearch are not moved: exclude %s", strings.Join(bounded(names), ", ")))
+		return nil
+	}
+	for _, d := range p.Streams {
+		holder, err := destination.Holder(ctx, d.Name)
+		if err != nil {
+			return err
+		}
+		if holder != "" && !(holder == "data stream" && slices.Contains(copies.Streams, d.Name)) {
+			found.occupied = append(found.occupied, fmt.Sprintf("the destination has %s %s with the name of data stream %s, which was not made by this migration", article(holder), holder, d.Name))
+		}
+	}
+	without, known, err := destination.WithoutTemplate(ctx, names...)
+	switch {
+	case err != nil:
+		return err
+	case !known:
+		p.Warnings = append(p.Warnings, "the destination does not show its index templates; make sure that there are some with data_stream for "+strings.Join(bounded(names), ", ")+
+			": without, a data stream takes writes after the cut-over but cannot roll over")
+	case len(without) > 0:
+		p.Warnings = append(p.Warnings, "no index template with data_stream at the destination is for "+strings.Join(bounded(without), ", ")+
+			": after the cut-over a data stream takes writes without, but cannot roll over until there is one")
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ type RecordPassDomain interface {
 	UpdateAliases(ctx context.Context, actions []cluster.AliasAction) error
 }
 
-// RecordPass writes the pass to the journal. After the last one, inside the freeze, it blocks the copies until they are verified
+// RecordPass collects what the parts of the deletions did, and writes the pass to the journal. After the last one, inside the freeze, it blocks the copies until they are verified
 // and gives them the source's aliases, which a restore brings to the other indices.
 type RecordPass struct {
 	Journal *journal.Store
@@ -38,13 +38,19 @@ type RecordPass struct {
 
 // Run is the state RecordPass.
 func (s RecordPass) Run(ctx context.Context, in RecordPassInput) (migration.Pass, error) {
-	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	var state replayState
+	j, p, err := planAnd(ctx, s.Journal, in.ReplayInput, func(ctx context.Context, j *journal.Journal) (err error) { state, err = readState(ctx, j); return err })
 	if err != nil {
 		return migration.Pass{}, err
 	}
-	state, err := readState(ctx, j)
-	if err != nil {
+	open := state.Reconciled < in.Pass
+	if err := state.collect(ctx, j, p, in.ReplayInput); err != nil {
 		return migration.Pass{}, err
+	}
+	if open && !in.Final {
+		if err := state.save(ctx, j); err != nil {
+			return migration.Pass{}, err
+		}
 	}
 	if names := state.names(); in.Final && len(names) > 0 {
 		destination := s.Domain(p.Spec.Destination)

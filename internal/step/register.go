@@ -25,7 +25,7 @@ type RegisterOutput struct {
 
 // RegisterDomain is what register asks of a domain.
 type RegisterDomain interface {
-	TuningDomain
+	ClusterSettingsDomain
 	Repository(ctx context.Context, name string) (cluster.Repository, bool, error)
 	PutRepository(ctx context.Context, name string, r cluster.Repository) error
 }
@@ -39,7 +39,6 @@ type Register struct {
 
 // Run is the state Register.
 func (s Register) Run(ctx context.Context, in RegisterInput) (RegisterOutput, error) {
-	started := s.Clock.Now()
 	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
 	if err != nil {
 		return RegisterOutput{}, err
@@ -51,7 +50,7 @@ func (s Register) Run(ctx context.Context, in RegisterInput) (RegisterOutput, er
 	if out.Destination, err = s.register(ctx, p.Spec.Destination, out.Repository, repositoryRates(p.Engines.Destination, true), true); err != nil {
 		return out, err
 	}
-	return out, newTuner(j, s.Domain, s.Clock).raise(ctx, p, started)
+	return out, raise(ctx, newUndoLog(j, s.Domain, s.Clock), p)
 }
 
 // anyRegion is the endpoint that reaches buckets of every Region; Amazon documents it for buckets in us-east-1 and in another

@@ -10,8 +10,8 @@ import (
 )
 
 // raising is what Register does after the repositories.
-var raising = []string{"put tuning.json", "destination PutClusterSetting max_bytes_per_sec=500mb",
-	"destination PutClusterSetting node_initial_primaries_recoveries=16", "put tuning.json"}
+var raising = []string{"put undo/destination-indices.recovery.max_bytes_per_sec.json", "destination PutClusterSetting max_bytes_per_sec=500mb",
+	"put undo/destination-cluster.routing.allocation.node_initial_primaries_recoveries.json", "destination PutClusterSetting node_initial_primaries_recoveries=16"}
 
 func runRegister(w *world) (RegisterOutput, error) {
 	return register(w).Run(w.t.Context(), RegisterInput{Migration: "orders", Execution: mine})

@@ -44,23 +44,25 @@ type Replay struct {
 
 // Run is the state ReplaySlice.
 func (s Replay) Run(ctx context.Context, in ReplaySlice) (ReplaySlice, error) {
-	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
-	if err != nil {
-		return in, err
-	}
-	slice := replay.Slice{Number: in.Slice, Parts: in.Rest}
-	if in.Rest == nil {
-		if slice, err = plannedSlice(ctx, j, in); err != nil {
-			return in, err
-		}
-	}
 	file := resultFile(in.Pass, in.Slice, in.Call)
-	record := sliceCall{StartedAt: in.StartedAt, Parts: slice.Parts}
+	slice := replay.Slice{Number: in.Slice, Parts: in.Rest}
 	var before sliceCall
-	found, err := j.Document(ctx, file, &before)
+	found := false
+	j, p, err := planAnd(ctx, s.Journal, in.ReplayInput,
+		func(ctx context.Context, j *journal.Journal) (err error) {
+			found, err = j.Document(ctx, file, &before)
+			return err
+		},
+		func(ctx context.Context, j *journal.Journal) (err error) {
+			if in.Rest == nil {
+				slice, err = plannedSlice(ctx, j, in)
+			}
+			return err
+		})
 	if err != nil {
 		return in, err
 	}
+	record := sliceCall{StartedAt: in.StartedAt, Parts: slice.Parts}
 	// An earlier attempt at this call, whether it failed or its answer was lost, has left its result: this one goes on from there, and
 	// both are one result, so that the accounts of the pass lose nothing.
 	if found && before.StartedAt.Equal(in.StartedAt) && slices.Equal(before.Parts, slice.Parts) {
@@ -86,18 +88,15 @@ func (s Replay) Run(ctx context.Context, in ReplaySlice) (ReplaySlice, error) {
 }
 
 func plannedSlice(ctx context.Context, j *journal.Journal, in ReplaySlice) (replay.Slice, error) {
-	pass, err := readPass(ctx, j, in.ReplayInput)
-	if err != nil {
-		return replay.Slice{}, err
+	var x replay.Slice
+	found, err := j.Document(ctx, sliceFile(in.Pass, in.Slice), &x)
+	if err == nil && !found {
+		err = fault.Newf(fault.JournalMissing, "replay", in.Migration, "slice %d of pass %d was not planned", in.Slice, in.Pass)
 	}
-	for _, x := range pass.Slices {
-		if x.Number == in.Slice {
-			return x, nil
-		}
-	}
-	return replay.Slice{}, fault.Newf(fault.JournalMissing, "replay", in.Migration, "pass %d has no slice %d", in.Pass, in.Slice)
+	return x, err
 }
 
+// readPass reads a planned pass without its slices.
 func readPass(ctx context.Context, j *journal.Journal, in ReplayInput) (replay.Pass, error) {
 	var p passPlan
 	found, err := j.Document(ctx, passFile(in.Pass), &p)

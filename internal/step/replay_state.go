@@ -1,11 +1,15 @@
 package step
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/journal"
@@ -29,6 +33,8 @@ type replayState struct {
 	// Reconciled is the last pass after which deletions were brought over completely, Rest what is left of the present one.
 	Reconciled int               `json:"reconciled"`
 	Rest       []replay.ShardRef `json:"rest,omitempty"`
+	// Parts is how many parts of Rest were handed out to calls side by side; RecordPass collects what became of them.
+	Parts int `json:"parts,omitempty"`
 	// What the present pass has brought.
 	Documents int64 `json:"documents"`
 	Bytes     int64 `json:"bytes"`
@@ -40,20 +46,62 @@ type replayState struct {
 
 func stateFile() string        { return "replay/state.json" }
 func passFile(pass int) string { return fmt.Sprintf("replay/%04d/plan.json", pass) }
+func sliceFile(pass, slice int) string {
+	return fmt.Sprintf("replay/%04d/slices/%04d.json", pass, slice)
+}
 func resultFile(pass, slice, call int) string {
 	return fmt.Sprintf("replay/%04d/slices/%04d-%04d.json", pass, slice, call)
 }
+func partFile(pass, part int) string { return fmt.Sprintf("replay/%04d/deletes/%04d.json", pass, part) }
+func partResultFile(pass, part int) string {
+	return fmt.Sprintf("replay/%04d/deletes/%04d-result.json", pass, part)
+}
 
-// passPlan is a planned pass, kept in the journal because a state machine's state is too small for it.
+// passPlan is a planned pass, kept in the journal because a state machine's state is too small for it. Its slices have files of their
+// own, so that each is read by itself.
 type passPlan struct {
 	Number int         `json:"number"`
 	Pass   replay.Pass `json:"pass"`
 }
 
+func savePass(ctx context.Context, j *journal.Journal, number int, pass replay.Pass) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(journalRequests)
+	for _, x := range pass.Slices {
+		group.Go(func() error { return j.SaveDocument(groupCtx, sliceFile(number, x.Number), x) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	pass.Slices = nil
+	return j.SaveDocument(ctx, passFile(number), passPlan{number, pass})
+}
+
+// journalRequests is how many objects of a pass are written or read at once.
+const journalRequests = 32
+
 func readState(ctx context.Context, j *journal.Journal) (replayState, error) {
 	var s replayState
 	_, err := j.Document(ctx, stateFile(), &s)
 	return s, err
+}
+
+// planAnd opens the journal and reads the plan, and at the same time what else a step needs of it. The plan's error goes first: it says
+// whether this execution may act at all.
+func planAnd(ctx context.Context, store *journal.Store, in ReplayInput, others ...func(context.Context, *journal.Journal) error) (*journal.Journal, migration.Plan, error) {
+	var p migration.Plan
+	if in.Migration == "" {
+		return plan(ctx, store, in.Migration, in.Execution)
+	}
+	j := store.Migration(in.Migration)
+	errs := make([]error, len(others))
+	var reading sync.WaitGroup
+	for i, other := range others {
+		reading.Go(func() { errs[i] = other(ctx, j) })
+	}
+	p, err := j.Plan(ctx, in.Execution)
+	reading.Wait()
+	return j, p, cmp.Or(err, cmp.Or(errs...))
 }
 
 func (s *replayState) save(ctx context.Context, j *journal.Journal) error {
@@ -80,7 +128,78 @@ func (s *replayState) advance(ctx context.Context, j *journal.Journal, engine De
 	if in.Final && len(drops) > 0 {
 		return lastDrop(drops[0])
 	}
-	s.Pass, s.Rest = in.Pass, replay.Shards(s.States)
+	s.Pass, s.Rest, s.Parts = in.Pass, nil, 0
+	for _, ref := range pass.Moved {
+		if _, known := s.state(ref.Index); known {
+			s.Rest = append(s.Rest, ref)
+		}
+	}
+	return nil
+}
+
+// deletePart is a part of a pass's deletions, with the states of its shards alone.
+type deletePart struct {
+	Shards []replay.ShardRef `json:"shards"`
+	States []replay.State    `json:"states"`
+}
+
+// partResult is the journal's record of what all calls for a part did together.
+type partResult struct {
+	Shards []replay.ShardRef `json:"shards"` // of the part, which tells it from another cut
+	replay.DeleteResult
+}
+
+// handOut cuts what is left of the deletions into parts, one for each call of a Distributed Map. The caller saves the state.
+func (s *replayState) handOut(ctx context.Context, j *journal.Journal) ([]int, error) {
+	parts := replay.CutDeletes(s.States, s.Rest)
+	numbers := make([]int, len(parts))
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(journalRequests)
+	for i, shards := range parts {
+		numbers[i] = i
+		group.Go(func() error {
+			return j.SaveDocument(groupCtx, partFile(s.Pass, i), deletePart{shards, replay.Only(s.States, shards)})
+		})
+	}
+	s.Parts = len(parts)
+	return numbers, group.Wait()
+}
+
+// collect takes what the parts of the deletions did into the states; the caller saves them.
+func (s *replayState) collect(ctx context.Context, j *journal.Journal, p migration.Plan, in ReplayInput) error {
+	if s.Pass != in.Pass || s.Reconciled >= in.Pass {
+		return nil
+	}
+	if s.Parts == 0 && len(s.Rest) > 0 {
+		return fault.Newf(fault.JournalMissing, "record a pass", in.Migration, "the deletions of pass %d are not done", in.Pass)
+	}
+	results := make([]partResult, s.Parts)
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(journalRequests)
+	for i := range results {
+		group.Go(func() error {
+			found, err := j.Document(groupCtx, partResultFile(in.Pass, i), &results[i])
+			if err == nil && (!found || !results[i].Done) {
+				err = fault.Newf(fault.JournalMissing, "record a pass", in.Migration, "part %d of the deletions of pass %d is not done", i, in.Pass)
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	var all replay.DeleteResult
+	for _, r := range results {
+		all = all.Plus(r.DeleteResult)
+	}
+	s.States = replay.AccountDeletes(s.States, all)
+	s.Deleted += all.SharedDeleted + all.ReplayedDeleted
+	if all.Missing > 0 {
+		if err := s.foreign(ctx, j, p, in, all); err != nil {
+			return err
+		}
+	}
+	s.Reconciled, s.Rest, s.Parts = in.Pass, nil, 0
 	return nil
 }
 
@@ -92,7 +211,7 @@ func lastDrop(d replay.Drop) error {
 	return fault.Newf(fault.IndicesChanged, "replay the last changes", "index "+d.Index, "%s", says)
 }
 
-// reconcile brings deletions over as far as the time allows. What was done is in the state also beside an error; the caller saves it.
+// reconcile brings deletions over in one call, as far as the time allows. What was done is in the state also beside an error; the caller saves it.
 func (s *replayState) reconcile(ctx context.Context, j *journal.Journal, engine DeleteReconciler, p migration.Plan, in ReplayInput) (done bool, err error) {
 	if s.Reconciled < in.Pass && len(s.Rest) > 0 {
 		deadline, _ := ctx.Deadline()
@@ -114,7 +233,7 @@ func (s *replayState) reconcile(ctx context.Context, j *journal.Journal, engine 
 			}
 		}
 	}
-	s.Reconciled, s.Rest = in.Pass, nil
+	s.Reconciled, s.Rest, s.Parts = in.Pass, nil, 0
 	return true, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"reflect"
 	"slices"
 	"strings"
@@ -39,6 +40,19 @@ func pass(n int, final bool) ReplayInput {
 	return ReplayInput{Migration: "orders", Pass: n, Final: final, Execution: mine}
 }
 
+// wantPassLog is wantLog for what is written side by side.
+func (w *world) wantPassLog(want ...string) {
+	w.t.Helper()
+	aside := func(a, b string) int {
+		if strings.HasPrefix(a, "put replay/") && path.Dir(a) == path.Dir(b) && (strings.Contains(a, "/slices/") || strings.Contains(a, "/deletes/")) {
+			return strings.Compare(a, b)
+		}
+		return 0
+	}
+	slices.SortStableFunc(w.log, aside)
+	w.wantLog(want...)
+}
+
 func runPlanReplay(w *world, final bool) (PlanReplayOutput, error) {
 	return planReplay(w).Run(w.t.Context(), pass(0, final))
 }
@@ -48,12 +62,12 @@ const during = "blocks.write=<nil> gc_deletes=0s on "
 func TestPlanReplay(t *testing.T) {
 	w := replayWorld(t)
 	out, err := runPlanReplay(w, false)
-	want := PlanReplayOutput{Pass: 1, StartedAt: w.now, Operations: 7, Slices: []int{0, 1}, Dropped: []string{}}
+	want := PlanReplayOutput{Pass: 1, StartedAt: w.now, Operations: 7, Slices: []int{0, 1}, Dropped: []string{}, Deletes: []int{}}
 	if err != nil || !reflect.DeepEqual(out, want) {
 		t.Fatalf("%+v, %v, want %+v", out, err, want)
 	}
-	opened := []string{"destination Open a,b", "destination UpdateSettings " + during + "a", "destination UpdateSettings " + during + "b"}
-	w.wantLog(append(opened, "put replay/0001/plan.json", "put replay/state.json")...)
+	planned := []string{"put replay/0001/slices/0000.json", "put replay/0001/slices/0001.json", "put replay/0001/plan.json", "put replay/state.json"}
+	w.wantPassLog(append([]string{"destination Open a,b", "destination UpdateSettings " + during + "a,b"}, planned...)...)
 	// From the checkpoints of the base round, not those of another one.
 	bases := []replay.State{replay.NewState("a", "uuid-a", []int64{10, 11}, nil), replay.NewState("b", "uuid-b", []int64{10}, nil)}
 	if !reflect.DeepEqual(w.replay.planned, [][]replay.State{bases}) || w.replay.options[0].Frozen {
@@ -64,7 +78,7 @@ func TestPlanReplay(t *testing.T) {
 	if again, err := runPlanReplay(w, true); err != nil || again.Pass != 1 || !w.replay.options[1].Frozen || !reflect.DeepEqual(w.replay.planned[1], bases) {
 		t.Errorf("%+v, %v, %+v", again, err, w.replay.options)
 	}
-	w.wantLog("put replay/0001/plan.json", "put replay/state.json")
+	w.wantPassLog(planned...)
 	// When the pass is over the next one has the next number and goes on from where it ended.
 	if _, err := reconcileDeletes(w).Run(t.Context(), ReconcileDeletesInput{ReplayInput: pass(1, false)}); err != nil {
 		t.Fatal(err)
@@ -97,7 +111,8 @@ func TestPlanReplayPipelines(t *testing.T) {
 	if _, err := runPlanReplay(w, false); err != nil {
 		t.Fatal(err)
 	}
-	w.wantLog("destination Open a", "destination UpdateSettings blocks.write=<nil> final_pipeline=<nil> gc_deletes=0s on a", "put replay/0001/plan.json", "put replay/state.json")
+	w.wantPassLog("destination Open a", "destination UpdateSettings blocks.write=<nil> final_pipeline=<nil> gc_deletes=0s on a",
+		"put replay/0001/slices/0000.json", "put replay/0001/slices/0001.json", "put replay/0001/plan.json", "put replay/state.json")
 }
 
 // small has one slice, so that PlanReplay brings the pass over itself.
@@ -297,7 +312,8 @@ func TestPlanReplayLeavesOthersAlone(t *testing.T) {
 	if out, err := runPlanReplay(w, false); err != nil || out.Pass != 4 {
 		t.Fatalf("%+v, %v", out, err)
 	}
-	w.wantLog("destination Open b", "destination UpdateSettings "+during+"b", "put replay/0004/plan.json", "put replay/state.json")
+	w.wantPassLog("destination Open b", "destination UpdateSettings "+during+"b",
+		"put replay/0004/slices/0000.json", "put replay/0004/slices/0001.json", "put replay/0004/plan.json", "put replay/state.json")
 	if s := w.state(); !slices.Equal(s.names(), []string{"b"}) {
 		t.Errorf("states of %v", s.names())
 	}
@@ -441,12 +457,12 @@ func TestReplaySlice(t *testing.T) {
 func TestReplaySliceAnswers(t *testing.T) {
 	w := replayWorld(t)
 	_, err := replaySlice(w).Run(t.Context(), ReplaySlice{ReplayInput: pass(1, false)})
-	wantFault(t, err, fault.JournalMissing, "pass 1 was not planned")
+	wantFault(t, err, fault.JournalMissing, "slice 0 of pass 1 was not planned")
 	if _, err := runPlanReplay(w, false); err != nil {
 		t.Fatal(err)
 	}
 	_, err = replaySlice(w).Run(t.Context(), ReplaySlice{ReplayInput: pass(1, false), Slice: 7})
-	wantFault(t, err, fault.JournalMissing, "pass 1 has no slice 7")
+	wantFault(t, err, fault.JournalMissing, "slice 7 of pass 1 was not planned")
 	// What was done beside an error is in the journal, and the call is not counted.
 	w.forget()
 	w.replay.results, w.replay.sliceErr = []replay.SliceResult{{Documents: 4}}, []error{fault.Newf(fault.Throttled, "write", "destination", "slow down")}
@@ -642,6 +658,248 @@ func TestReconcileDeletesKilled(t *testing.T) {
 			w.t.Errorf("%+v: the pass is not taken in once", s)
 		}
 	})
+}
+
+// large is replayed with so much to do that each shard's deletions are a part of their own.
+func large(t *testing.T) *world {
+	t.Helper()
+	w := replayed(t)
+	w.replay.grow = 200_000
+	return w
+}
+
+func runPart(w *world, n int, final bool) (ReconcileDeletesOutput, error) {
+	return reconcileDeletes(w).Run(w.t.Context(), ReconcileDeletesInput{ReplayInput: pass(1, final), Part: &n})
+}
+
+func runRecordFirst(w *world, final bool) (migration.Pass, error) {
+	return recordPass(w).Run(w.t.Context(), RecordPassInput{ReplayInput: pass(1, final), StartedAt: w.now})
+}
+
+func TestDeletesInParts(t *testing.T) {
+	w := large(t)
+	all := []replay.ShardRef{{Index: "a", Shard: 0}, {Index: "a", Shard: 1}, {Index: "b", Shard: 0}}
+	for range 2 { // the first answer was lost
+		out, err := runReconcile(w, false)
+		if err != nil || out.Done || !slices.Equal(out.Parts, []int{0, 1, 2}) || len(w.replay.shards) != 0 || len(w.replay.advanced) != 1 {
+			t.Fatalf("%+v, %v, asked for %v", out, err, w.replay.shards)
+		}
+	}
+	_, err := runRecordFirst(w, false)
+	wantFault(t, err, fault.JournalMissing, "part")
+	written := func(ref replay.ShardRef, n int64) []replay.ShardWritten {
+		return []replay.ShardWritten{{ShardRef: ref, Operations: n}}
+	}
+	w.replay.deletes = []replay.DeleteResult{
+		{Rest: all[1:2], SharedDeleted: 2, Written: written(all[1], 2)},
+		{Done: true, ReplayedDeleted: 1, Written: written(all[1], 1), Settled: all[1:2], Equal: []replay.ShardVerified{{ShardRef: all[1]}}},
+		{Done: true, Settled: all[:1]},
+		{Done: true, SharedDeleted: 4, Written: written(all[2], 4)},
+	}
+	for i, want := range []ReconcileDeletesOutput{{Parts: []int{}, Deleted: 2}, {Done: true, Parts: []int{}, Deleted: 3}, {Done: true, Parts: []int{}, Deleted: 3}} {
+		if out, err := runPart(w, 1, false); err != nil || !reflect.DeepEqual(out, want) {
+			t.Errorf("call %d: %+v, %v, want %+v", i, out, err, want)
+		}
+	}
+	before := w.state()
+	for _, n := range []int{0, 2} {
+		if out, err := runPart(w, n, false); err != nil || !out.Done {
+			t.Errorf("%+v, %v", out, err)
+		}
+	}
+	// Each is asked for its own shards alone, with their states, and the one that was done already is not asked for again.
+	if want := [][]replay.ShardRef{all[1:2], all[1:2], all[:1], all[2:]}; !reflect.DeepEqual(w.replay.shards, want) {
+		t.Errorf("asked for %v, want %v", w.replay.shards, want)
+	}
+	if got := w.replay.reconciled[0]; len(got) != 1 || got[0].Index != "a" || got[0].Shards[1].Position != 200_011 || got[0].Shards[0].Position != 0 {
+		t.Errorf("the states of part 1: %+v", got)
+	}
+	if !reflect.DeepEqual(w.state(), before) {
+		t.Error("parts side by side changed the state that they share")
+	}
+	for range 2 {
+		p, err := runRecordFirst(w, false)
+		s := w.state()
+		a, _ := s.state("a")
+		b, _ := s.state("b")
+		if err != nil || p.Deleted != 7 || p.Documents != 6 || s.Reconciled != 1 || len(s.Rest) != 0 || s.Parts != 0 {
+			t.Fatalf("%+v, %v, %+v", p, err, s)
+		}
+		mark := replay.Mark{Source: 200_011, Destination: 3}
+		if a.Shards[1].Written != 3 || b.Shards[0].Written != 4 || *a.Shards[1].Reconciled != mark || a.Shards[1].Verified.Mark != mark ||
+			a.Shards[0].Verified != nil || b.Shards[0].Reconciled != nil {
+			t.Errorf("%+v, %+v", a, b)
+		}
+	}
+}
+
+func TestDeletePartAnswers(t *testing.T) {
+	w := large(t)
+	_, err := runPart(w, 0, false)
+	wantFault(t, err, fault.JournalMissing, "pass 1 has no part 0")
+	if _, err := runReconcile(w, false); err != nil {
+		t.Fatal(err)
+	}
+	// What was done beside an error is done, and what is not known to be done is asked for again.
+	w.replay.deletes = []replay.DeleteResult{{SharedDeleted: 2}, {Done: true, SharedDeleted: 1}}
+	w.answers["replay ReconcileDeletes"] = []error{unknown("delete")}
+	_, err = runPart(w, 0, false)
+	wantFault(t, err, fault.OutcomeUnknown)
+	if out, err := runPart(w, 0, false); err != nil || !out.Done || out.Deleted != 3 || !reflect.DeepEqual(w.replay.shards[1], []replay.ShardRef{{Index: "a"}}) {
+		t.Errorf("%+v, %v, asked for %v", out, err, w.replay.shards)
+	}
+	// The result of another cut of the same number is not this one's.
+	w.must(w.journal().SaveDocument(t.Context(), partFile(1, 0), deletePart{Shards: []replay.ShardRef{{Index: "b"}}, States: w.state().States}))
+	if out, err := runPart(w, 0, false); err != nil || !out.Done || out.Deleted != 0 || len(w.replay.shards) != 3 {
+		t.Errorf("%+v, %v, asked for %v", out, err, w.replay.shards)
+	}
+	in := ReconcileDeletesInput{ReplayInput: pass(1, false), Part: new(0)}
+	in.Execution = others
+	if _, err := reconcileDeletes(w).Run(t.Context(), in); !fault.Is(err, fault.Superseded) || len(w.replay.shards) != 3 {
+		t.Errorf("superseded: %v", err)
+	}
+}
+
+func TestDeletePartsFindForeignWrites(t *testing.T) {
+	for _, final := range []bool{false, true} {
+		w := large(t)
+		if _, err := runReconcile(w, final); err != nil {
+			t.Fatal(err)
+		}
+		w.replay.deletes = []replay.DeleteResult{{Done: true}, {Done: true}, {Done: true, Missing: 5, MissingIn: []string{"b"}}}
+		for n := range 3 {
+			if out, err := runPart(w, n, final); err != nil || !out.Done {
+				t.Fatalf("%+v, %v", out, err)
+			}
+		}
+		for range 2 {
+			_, err := runRecordFirst(w, final)
+			if on, left := w.strategies(); on != "a" || len(left) != 1 || !strings.Contains(left[0].Reason, "somebody else wrote there") {
+				t.Errorf("final %t: on replay %s, dropped %+v", final, on, left)
+			}
+			if final {
+				wantFault(t, err, fault.VerificationFailed, "replay b", "5 documents")
+			} else if s := w.state(); err != nil || !slices.Equal(s.names(), []string{"a"}) {
+				t.Errorf("%v, states of %v", err, s.names())
+			}
+		}
+	}
+}
+
+func TestDeletesInPartsKilled(t *testing.T) {
+	done := func(w *world) *world {
+		w.replay.deletes = slices.Repeat([]replay.DeleteResult{{Done: true, SharedDeleted: 2, Written: []replay.ShardWritten{{ShardRef: replay.ShardRef{Index: "b"}, Operations: 2}}}}, 9)
+		return w
+	}
+	handedOut := func(t *testing.T) *world {
+		w := done(large(t))
+		_, err := runReconcile(w, true)
+		w.must(err)
+		w.forget()
+		return w
+	}
+	t.Run("handed out", func(t *testing.T) {
+		killedEverywhere(t, large, func(w *world) error {
+			out, err := runReconcile(w, false)
+			if err == nil && (out.Done || len(out.Parts) != 3) {
+				w.t.Errorf("%+v", out)
+			}
+			return err
+		}, func(w *world) {
+			s := w.state()
+			if a, _ := s.state("a"); s.Pass != 1 || s.Reconciled != 0 || s.Parts != 3 || len(s.Rest) != 3 || a.Shards[0].Position != 200_010 {
+				w.t.Errorf("%+v: the pass is not taken in once", s)
+			}
+			for n := range 3 {
+				if w.objects["migrations/orders/"+partFile(1, n)] == "" {
+					w.t.Errorf("part %d is missing", n)
+				}
+			}
+		})
+	})
+	t.Run("part", func(t *testing.T) {
+		killedEverywhere(t, handedOut, func(w *world) error { _, err := runPart(w, 2, true); return err }, func(w *world) {
+			var r partResult
+			if found, err := w.journal().Document(w.t.Context(), partResultFile(1, 2), &r); err != nil || !found || !r.Done || r.SharedDeleted != 2 {
+				w.t.Errorf("%+v, %v", r, err)
+			}
+		})
+	})
+	t.Run("collected", func(t *testing.T) {
+		killedEverywhere(t, func(t *testing.T) *world {
+			w := handedOut(t)
+			for n := range 3 {
+				_, err := runPart(w, n, true)
+				w.must(err)
+			}
+			w.forget()
+			return w
+		}, func(w *world) error { _, err := runRecordFirst(w, true); return err }, func(w *world) {
+			s := w.state()
+			passes, err := w.journal().Passes(w.t.Context())
+			if b, _ := s.state("b"); err != nil || s.Reconciled != 1 || s.Deleted != 6 || b.Shards[0].Written != 6 || !s.Sealed || len(passes) != 1 || passes[0].Deleted != 6 {
+				w.t.Errorf("%+v, passes %+v, %v: the parts are not taken in once", s, passes, err)
+			}
+			w.wantBefore("put replay/state.json", "destination AddWriteBlock")
+		})
+	})
+}
+
+// A pass of one slice whose deletions are many brings its documents over at once, and leaves the deletions to calls side by side.
+func TestSmallPassLeavesManyDeletions(t *testing.T) {
+	for _, final := range []bool{false, true} {
+		w := small(t)
+		if final {
+			w = smallLast(t)
+		}
+		w.replay.grow = 200_000
+		asked := len(w.replay.shards)
+		if final {
+			// Already known to Plan, so that nothing is looked for beside the writes.
+			s := w.state()
+			for _, x := range s.States {
+				for k := range x.Shards {
+					x.Shards[k].Position += 200_000
+				}
+			}
+			w.must(s.save(t.Context(), w.journal()))
+		}
+		out, err := runPlanReplay(w, final)
+		if err != nil || out.Done || !out.Brought || len(out.Slices) != 0 || !slices.Equal(out.Deletes, []int{0, 1, 2}) || len(w.replay.shards) != asked {
+			t.Fatalf("final %t: %+v, %v, asked for %v", final, out, err, w.replay.shards)
+		}
+		in := pass(out.Pass, final)
+		w.replay.deletes = slices.Repeat([]replay.DeleteResult{{Done: true, SharedDeleted: 2}}, 3)
+		for _, n := range out.Deletes {
+			if d, err := reconcileDeletes(w).Run(t.Context(), ReconcileDeletesInput{ReplayInput: in, Part: &n}); err != nil || !d.Done {
+				t.Fatalf("%+v, %v", d, err)
+			}
+		}
+		r, err := recordPass(w).Run(t.Context(), RecordPassInput{ReplayInput: in, StartedAt: out.StartedAt})
+		if err != nil || r.Deleted != 6 || r.Documents == 0 || w.state().Reconciled != out.Pass || w.state().Sealed != final {
+			t.Errorf("final %t: %+v, %v, %+v", final, r, err, w.state())
+		}
+	}
+}
+
+// What deletions are looked for in is what Plan has found to have moved.
+func TestDeletionsOfMovedShards(t *testing.T) {
+	w := replayed(t)
+	var p passPlan
+	if _, err := w.journal().Document(t.Context(), passFile(1), &p); err != nil || len(p.Pass.Moved) != 3 || len(p.Pass.Slices) != 0 {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	p.Pass.Moved = []replay.ShardRef{{Index: "gone"}, {Index: "a", Shard: 1}}
+	w.must(w.journal().SaveDocument(t.Context(), passFile(1), p))
+	if out, err := runReconcile(w, false); err != nil || !out.Done || !reflect.DeepEqual(w.replay.shards, [][]replay.ShardRef{{{Index: "a", Shard: 1}}}) {
+		t.Errorf("%+v, %v, asked for %v", out, err, w.replay.shards)
+	}
+	w.must(w.journal().SaveDocument(t.Context(), stateFile(), replayState{}))
+	p.Pass.Moved = nil
+	w.must(w.journal().SaveDocument(t.Context(), passFile(1), p))
+	if out, err := runReconcile(w, false); err != nil || !out.Done || len(w.replay.shards) != 1 {
+		t.Errorf("nothing moved: %+v, %v, asked for %v", out, err, w.replay.shards)
+	}
 }
 
 func runRecordPass(w *world, final bool) (migration.Pass, error) {
@@ -850,6 +1108,17 @@ func TestVerifyReplayed(t *testing.T) {
 	}
 	if !slices.Equal(sequences, []string{"a"}) {
 		t.Errorf("sequence numbers of %v were compared", sequences)
+	}
+	if strings.Contains(c.Evidence, "were compared by a pass") {
+		t.Errorf("%q: no pass has compared anything", c.Evidence)
+	}
+	w = arrange()
+	w.replay.evidence[0].Shards, w.replay.evidence[0].Unmoved = 5, 4
+	if _, err := runVerify(w); err != nil {
+		t.Fatal(err)
+	}
+	if c, _ := check(w); !strings.Contains(c.Evidence, "4 of 5 shards were compared by a pass") {
+		t.Errorf("%+v", c)
 	}
 	if len(w.replay.verified) != 1 || w.replay.verified[0].Index != "b" || !w.replay.deadline.After(w.now) {
 		t.Errorf("verified %+v until %v", w.replay.verified, w.replay.deadline)

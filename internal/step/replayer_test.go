@@ -1,6 +1,7 @@
 package step
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -28,8 +29,10 @@ type replayer struct {
 	// reconciled are the states that deletions were looked for with.
 	reconciled [][]replay.State
 	deadline   time.Time
-	evidence   []replay.Evidence
-	verified   []replay.State
+	// grow is how far a pass takes the positions; what a shard's deletions cost follows from it. 0 means 100.
+	grow     int64
+	evidence []replay.Evidence
+	verified []replay.State
 }
 
 // between is the replay from the source to the destination; the other way round would write to the source.
@@ -58,6 +61,7 @@ func (e *replayer) Plan(_ context.Context, states []replay.State, o replay.PlanO
 		s.DestinationUUID = "copy-of-" + s.Index // what Plan learned
 		p.States = append(p.States, s)
 	}
+	p.Moved = replay.Shards(p.States)
 	return p, e.w.read("replay Plan")
 }
 
@@ -77,7 +81,7 @@ func (e *replayer) Advance(_ context.Context, pass replay.Pass, results []replay
 	for i := range states {
 		states[i].Shards = slices.Clone(states[i].Shards)
 		for k := range states[i].Shards {
-			states[i].Shards[k].Position += 100
+			states[i].Shards[k].Position += cmp.Or(e.grow, 100)
 		}
 	}
 	return states, e.w.read("replay Advance")

@@ -34,6 +34,7 @@ type RestoreDomain interface {
 	RestoreState
 	Close(ctx context.Context, indices ...string) error
 	IndexDeleter
+	StreamKeeper
 	Restore(ctx context.Context, repository, snapshot string, r cluster.RestoreRequest) error
 }
 
@@ -47,6 +48,7 @@ type RestoreState interface {
 // Restore restores the round's snapshot at the destination: new indices as they are, existing copies over themselves after
 // closing them, so that only segments that differ move. Copies that cannot be closed, or that have another number of shards, are deleted
 // and restored anew: the snapshot is complete and copied by then, and a copy is only what the journal records as made by this migration.
+// A final restore brings data streams whole, by their names, over the copies of their indices.
 type Restore struct {
 	Journal *journal.Store
 	Domain  func(migration.Endpoint) RestoreDomain
@@ -97,15 +99,29 @@ func (s Restore) start(ctx context.Context, domain RestoreDomain, p migration.Pl
 	var list []cluster.Index
 	var copies journal.Copies
 	var holds map[string]journal.Hold
+	var streams []cluster.DataStream
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) { list, err = domain.Indices(groupCtx); return err })
 	group.Go(func() (err error) { copies, err = j.Copies(groupCtx); return err })
 	group.Go(func() (err error) { holds, err = j.Holds(groupCtx); return err })
+	if in.Final && len(p.Streams) > 0 {
+		group.Go(func() (err error) { streams, err = domain.DataStreams(groupCtx); return err })
+	}
 	if err := group.Wait(); err != nil {
 		return 0, err
 	}
 	there := byName(list)
-	todo, open, err := s.outstanding(ctx, domain, p, j, snapshot, there, copies)
+	if !in.Final {
+		// A thaw after a final restore left them; a round that finds its snapshot taken has not followed the source before.
+		var err error
+		if copies, err = dropStreams(ctx, j, p, domain, copies, there); err != nil {
+			return 0, err
+		}
+	}
+	todo, open, copies, err := s.outstanding(ctx, domain, p, j, snapshot, there, copies)
+	if err == nil && in.Final {
+		todo, open, copies, err = s.whole(ctx, domain, p, j, streams, there, copies, todo, open)
+	}
 	if err != nil || len(todo) == 0 {
 		return 0, err
 	}
@@ -115,8 +131,12 @@ func (s Restore) start(ctx context.Context, domain RestoreDomain, p migration.Pl
 	if err := s.clear(ctx, domain, p, j, there, copies, todo, open); err != nil {
 		return 0, err
 	}
+	names := todo
+	if in.Final {
+		names = p.Whole(todo)
+	}
 	err = domain.Restore(ctx, p.Spec.RepositoryName(), snapshot, cluster.RestoreRequest{
-		Indices: todo, IncludeAliases: in.Final, IgnoreSettings: ignoredSettings,
+		Indices: names, IncludeAliases: in.Final, IgnoreSettings: ignoredSettings,
 		Settings: map[string]any{
 			"index.number_of_replicas": 0, "index.auto_expand_replicas": "false", "index.refresh_interval": "-1", "index.blocks.write": true,
 		},
@@ -164,14 +184,14 @@ func (s Restore) clear(ctx context.Context, domain RestoreDomain, p migration.Pl
 
 // outstanding lists the planned indices that are not yet restored, or being restored, from the snapshot, and those of them that
 // are open. Names that are about to be created are recorded before.
-func (s Restore) outstanding(ctx context.Context, domain RestoreDomain, p migration.Plan, j *journal.Journal, snapshot string, there map[string]cluster.Index, copies journal.Copies) (todo, open []string, err error) {
+func (s Restore) outstanding(ctx context.Context, domain RestoreDomain, p migration.Plan, j *journal.Journal, snapshot string, there map[string]cluster.Index, copies journal.Copies) (todo, open []string, now journal.Copies, err error) {
 	made := set(copies.Indices)
 	var created, candidates []string
 	for _, name := range p.Names() {
 		x, exists := there[name]
 		switch {
 		case exists && !made[name]:
-			return nil, nil, fault.Newf(fault.DestinationOccupied, "restore index "+name, p.Spec.Destination.Endpoint, "an index of that name exists and was not made by this migration")
+			return nil, nil, copies, fault.Newf(fault.DestinationOccupied, "restore index "+name, p.Spec.Destination.Endpoint, "an index of that name exists and was not made by this migration")
 		case !made[name]:
 			created = append(created, name)
 		}
@@ -185,15 +205,15 @@ func (s Restore) outstanding(ctx context.Context, domain RestoreDomain, p migrat
 		copies.Indices = append(copies.Indices, created...)
 		slices.Sort(copies.Indices)
 		if err := j.SaveCopies(ctx, copies); err != nil {
-			return nil, nil, err
+			return nil, nil, copies, err
 		}
 	}
 	if len(candidates) == 0 {
-		return todo, nil, nil
+		return todo, nil, copies, nil
 	}
 	under, err := s.underWay(ctx, domain, p, snapshot, candidates)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, copies, err
 	}
 	for _, name := range candidates {
 		if !under[name] {
@@ -202,7 +222,67 @@ func (s Restore) outstanding(ctx context.Context, domain RestoreDomain, p migrat
 		}
 	}
 	slices.Sort(todo)
-	return todo, open, nil
+	return todo, open, copies, nil
+}
+
+// whole completes the list of a final restore, which brings data streams whole: while a stream is not there, all of its indices are to be
+// restored. One that is there and has lost a shard is deleted and restored anew, because its write index cannot be closed. Streams that
+// are about to be created are recorded before.
+func (s Restore) whole(
+	ctx context.Context, domain RestoreDomain, p migration.Plan, j *journal.Journal, existing []cluster.DataStream, there map[string]cluster.Index, copies journal.Copies, todo, open []string,
+) ([]string, []string, journal.Copies, error) {
+	missing := set(todo)
+	record := false
+	for _, d := range p.Streams {
+		i := slices.IndexFunc(existing, func(e cluster.DataStream) bool { return e.Name == d.Name })
+		switch {
+		case i >= 0 && !slices.ContainsFunc(d.Indices, func(name string) bool { return missing[name] }):
+			continue // restored, or being restored
+		case i >= 0 && !slices.Contains(copies.Streams, d.Name):
+			return nil, nil, copies, fault.Newf(fault.DestinationOccupied, "restore data stream "+d.Name, p.Spec.Destination.Endpoint, "a data stream of that name exists and was not made by this migration")
+		case i >= 0:
+			if err := s.lost(ctx, domain, p, d.Name, existing[i].Indices); err != nil {
+				return nil, nil, copies, err
+			}
+			if err := domain.DeleteDataStream(ctx, d.Name); err != nil {
+				return nil, nil, copies, err
+			}
+			for _, name := range existing[i].Indices {
+				delete(there, name)
+			}
+			open = slices.DeleteFunc(open, func(name string) bool { return slices.Contains(existing[i].Indices, name) })
+		case !slices.Contains(copies.Streams, d.Name):
+			copies.Streams, record = append(copies.Streams, d.Name), true
+		}
+		for _, name := range d.Indices {
+			if missing[name] {
+				continue
+			}
+			todo = append(todo, name)
+			if there[name].Open {
+				open = append(open, name)
+			}
+		}
+	}
+	slices.Sort(todo)
+	if record {
+		return todo, open, copies, j.SaveCopies(ctx, copies)
+	}
+	return todo, open, copies, nil
+}
+
+// lost is nil when no shard of the data stream's indices still waits for its turn to be restored: then what is missing is lost.
+func (s Restore) lost(ctx context.Context, domain RestoreDomain, p migration.Plan, stream string, indices []string) error {
+	shards, err := domain.Shards(ctx, indices...)
+	if err != nil {
+		return err
+	}
+	for _, sh := range shards {
+		if sh.Primary && (sh.State == "INITIALIZING" || sh.State == "UNASSIGNED" && (sh.UnassignedReason == "EXISTING_INDEX_RESTORED" || sh.UnassignedReason == "NEW_INDEX_RESTORED")) {
+			return fault.Newf(fault.Busy, "restore data stream "+stream, p.Spec.Destination.Endpoint, "shard %s[%d] is still being restored", sh.Index, sh.Shard)
+		}
+	}
+	return nil
 }
 
 // underWay finds the open indices of which every primary is being recovered, or was recovered, from the snapshot. A shard that

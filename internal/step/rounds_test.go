@@ -216,18 +216,22 @@ func TestFreezeFindsWhatIsLeft(t *testing.T) {
 func TestChanges(t *testing.T) {
 	p := migration.Plan{
 		Spec:    migration.Spec{Indices: migration.Selection{Include: []string{"*"}, Exclude: []string{"no-*"}}},
-		Indices: []migration.PlannedIndex{{Name: "same", UUID: "1"}, {Name: "gone", UUID: "2"}, {Name: "shut", UUID: "3"}, {Name: "anew", UUID: "4"}},
+		Indices: []migration.PlannedIndex{{Name: "same", UUID: "1"}, {Name: "gone", UUID: "2"}, {Name: "shut", UUID: "3"}, {Name: "anew", UUID: "4"}, {Name: ".ds-d-000001", UUID: "6"}, {Name: ".ds-e-000001", UUID: "7"}},
 		LeftOut: []migration.LeftOut{{Name: "was-shut", Reason: migration.ClosedAtSource}, {Name: "stream", Reason: "another"}, {Name: "still-shut", Reason: migration.ClosedAtSource}},
 	}
 	list := []cluster.Index{
 		{Name: "same", UUID: "1", Open: true}, {Name: "shut", UUID: "3"}, {Name: "anew", UUID: "5", Open: true}, {Name: "was-shut", Open: true},
 		{Name: "stream", Open: true}, {Name: "still-shut"}, {Name: "no-1", Open: true}, {Name: ".kibana", Open: true}, {Name: "new", Open: true}, {Name: "new-shut"},
+		{Name: ".ds-d-000001", UUID: "6", Open: true}, {Name: ".ds-d-000002", Open: true}, {Name: ".ds-e-000001", UUID: "7", Open: true}, {Name: ".ds-e-000002"},
+		{Name: ".ds-no-1-000001", Open: true}, {Name: ".ds-none-000001", Open: true},
 	}
+	// d has rolled over, of e an index was closed, and the stream no-1 is excluded.
+	streams := []cluster.DataStream{{Name: "d", Indices: []string{".ds-d-000001", ".ds-d-000002"}}, {Name: "e", Indices: []string{".ds-e-000002", ".ds-e-000001"}}, {Name: "no-1", Indices: []string{".ds-no-1-000001"}}}
 	var words []string
-	for _, c := range changes(p, list) {
+	for _, c := range changes(p, list, streams) {
 		words = append(words, c.String())
 	}
-	if want := []string{"anew (re-created)", "gone (removed)", "new (created)", "shut (closed)", "was-shut (opened)"}; !slices.Equal(words, want) {
+	if want := []string{".ds-d-000002 (created)", ".ds-e-000001 (closed)", "anew (re-created)", "gone (removed)", "new (created)", "shut (closed)", "was-shut (opened)"}; !slices.Equal(words, want) {
 		t.Errorf("%v, want %v", words, want)
 	}
 }

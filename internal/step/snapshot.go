@@ -37,7 +37,7 @@ type SnapshotDomain interface {
 	DomainState
 	FollowDomain
 	SnapshotTaker
-	TuningDomain
+	ClusterSettingsDomain
 }
 
 // SnapshotTaker takes snapshots.
@@ -57,7 +57,8 @@ type Snapshot struct {
 
 // Run is the state StartSnapshot. It looks for a snapshot of the round's name before it asks for one. A warm round first follows what
 // was created, deleted or re-created at the source since the last one. The source's global checkpoints are recorded before the snapshot,
-// so that it can be the base of a replay; indices whose copies hold everything are left out.
+// so that it can be the base of a replay; indices whose copies hold everything are left out. The final snapshot takes data streams whole,
+// a warm one their indices.
 func (s Snapshot) Run(ctx context.Context, in SnapshotInput) (SnapshotOutput, error) {
 	r, err := records(ctx, s.Journal, in.RoundInput)
 	if err != nil {
@@ -107,8 +108,7 @@ func (s Snapshot) Run(ctx context.Context, in SnapshotInput) (SnapshotOutput, er
 	}
 	if !in.Final && in.Execution != "" {
 		// After a redrive: the thaw that followed the failure has put the tuning back.
-		tuning := newTuner(r.journal, s.Domain, s.Clock)
-		if err := tuning.raiseAgain(ctx, r.plan, out.StartedAt); err != nil {
+		if err := raiseAgain(ctx, newUndoLog(r.journal, s.Domain, s.Clock), r.plan); err != nil {
 			return out, err
 		}
 	}
@@ -153,6 +153,9 @@ func (s Snapshot) create(ctx context.Context, r roundRecords, domain SnapshotTak
 	p := r.byRounds()
 	in := set(c.InSnapshot()) // an earlier attempt may have asked for more
 	indices := slices.DeleteFunc(p.Names(), func(x string) bool { return !in[x] })
+	if r.final {
+		indices = p.Whole(indices)
+	}
 	if len(indices) == 0 {
 		// Engines take a snapshot of no indices for one of all.
 		return "", true, nil
@@ -174,6 +177,9 @@ func (s Snapshot) create(ctx context.Context, r roundRecords, domain SnapshotTak
 // complete reports whether the snapshot was asked to hold every index that the round is to move.
 func complete(existing cluster.Snapshot, r roundRecords) bool {
 	in, unchanged := set(existing.Indices), set(r.checkpoints.Unchanged)
+	if r.final && slices.ContainsFunc(r.plan.Streams, func(d migration.PlannedStream) bool { return !slices.Contains(existing.DataStreams, d.Name) }) {
+		return false
+	}
 	return !slices.ContainsFunc(r.byRounds().Names(), func(name string) bool { return !in[name] && !unchanged[name] })
 }
 
@@ -233,7 +239,7 @@ func (s Snapshot) look(ctx context.Context, r roundRecords, source, destination 
 			c.PerShard[x.Name] = append(c.PerShard[x.Name], sh.GlobalCheckpoint)
 		}
 		c.Identities[x.Name] = identity(shards, descriptions[x.Name])
-		if h, ok := counting[x.Name]; ok && unchangedSince(h, shards, descriptions[x.Name]) && intact(h, there, x) {
+		if h, ok := counting[x.Name]; ok && x.Stream == "" && unchangedSince(h, shards, descriptions[x.Name]) && intact(h, there, x) {
 			c.Unchanged = append(c.Unchanged, x.Name)
 		}
 	}

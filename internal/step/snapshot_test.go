@@ -61,6 +61,7 @@ func TestSnapshotKilled(t *testing.T) {
 
 func TestSnapshotRoundZeroIsTheNext(t *testing.T) {
 	w := plannedWorld(t)
+	w.must(byRule(w)) // a schedule's round runs while no migration does
 	if out, err := runSnapshot(w, RoundInput{Migration: "orders"}); err != nil || out.Round != 1 || out.Snapshot != "orders-r0001" {
 		t.Errorf("%+v, %v", out, err)
 	}
@@ -354,7 +355,7 @@ func TestPollRestore(t *testing.T) {
 		"a shard still moves":   {func(w *world) { w.destination.recoveries[1].Stage = "INDEX" }, false, false, "", ""},
 		"a shard queues":        {func(w *world) { w.destination.recoveries = w.destination.recoveries[1:] }, false, false, "", ""},
 		"of an older snapshot":  {func(w *world) { w.destination.recoveries[2].Snapshot = "orders-r0001" }, false, false, "", ""},
-		"of another type":       {func(w *world) { w.destination.recoveries[0].Type = "EXISTING_STORE" }, false, false, "", ""},
+		"of another type":       {func(w *world) { w.destination.recoveries[0].Type = "LOCAL_SHARDS" }, false, false, "", ""},
 		"a replica's":           {func(w *world) { w.destination.recoveries[0].Primary = false }, false, false, "", ""},
 		"recovered, not yet up": {func(w *world) { w.destination.shards[0].State = "INITIALIZING" }, false, false, "", ""},
 		"on its way elsewhere":  {func(w *world) { w.destination.shards[0].State = "RELOCATING" }, true, false, "", ""},
@@ -362,6 +363,10 @@ func TestPollRestore(t *testing.T) {
 			w.destination.recoveries[0].Type, w.destination.recoveries[0].Snapshot = "PEER", ""
 			w.destination.recoveries[0].StartTime = w.now
 		}, true, false, "", ""},
+		"restarted since": {func(w *world) {
+			w.destination.recoveries[0].Type, w.destination.recoveries[0].Snapshot = "EXISTING_STORE", ""
+			w.destination.recoveries[0].StartTime = w.now
+		}, false, true, "", ""},
 		"moved before": {func(w *world) {
 			w.destination.recoveries[0].Type, w.destination.recoveries[0].Snapshot = "PEER", ""
 			w.destination.recoveries[0].StartTime = w.now.Add(-time.Hour)

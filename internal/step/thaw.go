@@ -37,7 +37,7 @@ type ThawOutput struct {
 
 // ThawDomain is what giving writes back asks of a domain.
 type ThawDomain interface {
-	TuningDomain
+	ClusterSettingsDomain
 	Indices(context.Context) ([]cluster.Index, error)
 	settingsReader
 	settingsUpdater
@@ -45,7 +45,7 @@ type ThawDomain interface {
 	SequenceNumbers(ctx context.Context, indices ...string) (map[string][]cluster.ShardSequence, error)
 }
 
-// Thaw gives writes back at the source, as the blocks were before, and then puts back what was raised at the destination. It leaves
+// Thaw gives writes back at the source, as the blocks were before, and then undoes what else was changed (undo.go). It leaves
 // writes as they are when this execution froze nothing, when they are back already, and when the verified destination has taken over.
 type Thaw struct {
 	Journal *journal.Store
@@ -53,9 +53,11 @@ type Thaw struct {
 	Clock   Clock
 }
 
-// Run is the state Thaw and the target of the rule. Raised settings that cannot be put back now do not hold up the state, which has
-// given writes back by then and has an error to tell: the rule calls again when the execution has ended.
+// Run is the state Thaw and the target of the rule. First it closes the fence, so that no step of the execution acts any more. Settings
+// that cannot be put back now do not hold up the state, which has given writes back by then and has an error to tell: the rule calls
+// again when the execution has ended, and gives the domains back once everything is as before.
 func (s Thaw) Run(ctx context.Context, in ThawInput) (ThawOutput, error) {
+	byRule := in.Failure == nil
 	if in.Migration == "" {
 		owner, found, err := s.Journal.Owner(ctx, in.Execution)
 		out := ThawOutput{State: journal.Thawed, Indices: []string{}, Error: string(fault.Unclassified)}
@@ -67,19 +69,48 @@ func (s Thaw) Run(ctx context.Context, in ThawInput) (ThawOutput, error) {
 		}
 		in.Migration = owner.Migration
 	}
-	out, err := s.writes(ctx, in)
+	if byRule {
+		// An event may come late, after a redrive. Where nobody can be asked, writes are given back rather than not.
+		if running, err := s.Journal.Running(ctx, in.Execution); err == nil && running {
+			out := ThawOutput{Indices: []string{}, Error: string(fault.Unclassified)}
+			return out.explain(nil, "the execution runs; stop it to have writes given back (aws stepfunctions stop-execution)"), nil
+		}
+	}
+	j := s.Journal.Migration(in.Migration)
+	ours, err := j.Close(ctx, in.Execution, s.Clock.Now())
 	if err != nil {
+		return ThawOutput{}, err
+	}
+	out, err := s.writes(ctx, in)
+	if err != nil || !ours {
 		return out, err
 	}
-	byRule := in.Failure == nil
-	t := newTuner(s.Journal.Migration(in.Migration), s.Domain, s.Clock)
-	if err := t.putBack(ctx, in.Execution, byRule); err != nil {
-		if byRule {
-			return out, fmt.Errorf("put back what was raised at the destination, by the journal's %s: %w", journal.TuningFile, err)
+	undoing := newUndoLog(j, s.Domain, s.Clock)
+	if out.State == journal.HandedOver {
+		p, err := j.ReadPlan(ctx)
+		if err == nil {
+			err = undoing.keep(ctx, p.Spec.Source.Endpoint, keptOnPurpose)
 		}
-		out.Cause += fmt.Sprintf("\nWhat was raised at the destination is not put back yet (%s); it is tried again right after.", shorten(err.Error(), 1<<10))
+		if err != nil {
+			return out, err
+		}
+	}
+	if err := undoing.undo(ctx); err != nil {
+		if byRule {
+			return out, fmt.Errorf("put back the settings in the journal's undo log: %w", err)
+		}
+		out.Cause += fmt.Sprintf("\nSettings that were changed are not all put back yet (%s); it is tried again right after.", shorten(err.Error(), 1<<10))
+	}
+	if byRule {
+		return out, j.End(ctx, in.Execution, s.Clock.Now())
 	}
 	return out, nil
+}
+
+// End is what the rule does, for those who find an execution that has ended while nobody has undone what it changed.
+func (s Thaw) End(ctx context.Context, execution string) error {
+	_, err := s.Run(ctx, ThawInput{Execution: execution})
+	return err
 }
 
 // writes gives writes back.
@@ -93,7 +124,7 @@ func (s Thaw) writes(ctx context.Context, in ThawInput) (ThawOutput, error) {
 	if !found || f.Execution != in.Execution {
 		return out.explain(in.Failure, "this execution had not stopped any writes"), nil
 	}
-	p, err := j.Plan(ctx, "")
+	p, err := j.ReadPlan(ctx)
 	if err != nil {
 		return out, err
 	}
@@ -137,6 +168,9 @@ func stateText(f journal.Freeze) string {
 
 // giveBack sets every block to what it was, index by index value, leaving out indices that are gone.
 func (s Thaw) giveBack(ctx context.Context, p migration.Plan, f journal.Freeze) ([]string, error) {
+	if f.NotBlocked {
+		return []string{}, nil // the clients are the operator's
+	}
 	domain := s.Domain(p.Spec.Source)
 	list, err := domain.Indices(ctx)
 	if err != nil {

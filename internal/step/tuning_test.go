@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -50,7 +51,7 @@ func registered(t *testing.T) *world {
 	_, err := runRegister(w)
 	w.must(err)
 	w.destination.settings.Persistent = nil
-	delete(w.objects, "migrations/orders/"+journal.TuningFile)
+	maps.DeleteFunc(w.objects, func(key, _ string) bool { return strings.Contains(key, "/undo/") })
 	w.forget()
 	return w
 }
@@ -66,12 +67,20 @@ func raisedWorld(t *testing.T) *world {
 	return w
 }
 
-func (w *world) tuning() Tuning {
+// undoLog reads the entries of the rate and of the primaries.
+func (w *world) undoLog() (rateEntry, primariesEntry journal.Undo) {
 	w.t.Helper()
-	var t Tuning
-	_, err := w.journal().Document(w.t.Context(), journal.TuningFile, &t)
+	var err error
+	rateEntry, _, err = w.journal().Undo(w.t.Context(), "https://destination", rate)
 	w.must(err)
-	return t
+	primariesEntry, _, err = w.journal().Undo(w.t.Context(), "https://destination", primaries)
+	w.must(err)
+	return rateEntry, primariesEntry
+}
+
+// undoer puts changes back.
+func undoer(w *world) undoLog {
+	return newUndoLog(w.journal(), func(e migration.Endpoint) ClusterSettingsDomain { return w.at(e) }, w)
 }
 
 // wantSettings checks the persistent settings of the destination.
@@ -100,9 +109,9 @@ func TestRaise(t *testing.T) {
 	// The record is there before the first change.
 	w.wantLog(raising...)
 	w.wantSettings(map[string]string{rate: "500mb", primaries: "16"})
-	have := w.tuning()
-	if have.State != TuningRaised || have.Execution != mine || len(have.Changes) != 2 || orDefault(have.Changes[0].Before) != "20mb" || have.Changes[1].Before != nil {
-		t.Errorf("%+v", have)
+	r, p := w.undoLog()
+	if !r.Outstanding() || !p.Outstanding() || r.Execution != mine || orDefault(r.Before) != "20mb" || p.Before != nil {
+		t.Errorf("%+v, %+v", r, p)
 	}
 	w.forget()
 	if _, err := runRegister(w); err != nil {
@@ -113,9 +122,8 @@ func TestRaise(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.wantSettings(map[string]string{rate: "20mb"})
-	have = w.tuning()
-	if have.State != TuningPutBack || have.outstanding() || have.Changes[0].PutBackAt.IsZero() {
-		t.Errorf("%+v", have)
+	if r, p := w.undoLog(); r.UndoneAt.IsZero() || p.UndoneAt.IsZero() {
+		t.Errorf("%+v, %+v", r, p)
 	}
 	w.forget()
 	w.must(byRule(w))
@@ -142,7 +150,7 @@ func TestRaiseLeavesWhatIsEnough(t *testing.T) {
 		if w.count("destination PutClusterSetting") != 0 {
 			t.Errorf("%s: %v", name, w.log)
 		}
-		if x := w.tuning().Changes[0]; !strings.Contains(x.NotRaised, c.says) {
+		if x, _ := w.undoLog(); !strings.Contains(x.NotMade, c.says) {
 			t.Errorf("%s: %+v", name, x)
 		}
 	}
@@ -180,14 +188,15 @@ func TestRaiseWhereItIsNotAllowed(t *testing.T) {
 		if w.reads["destination ClusterSettings"] != 1 {
 			t.Errorf("%s: looked %d times", name, w.reads["destination ClusterSettings"])
 		}
-		for _, c := range w.tuning().Changes {
-			if !strings.HasPrefix(c.NotRaised, "not allowed: ") || c.outstanding() {
-				t.Errorf("%s: %+v", name, c)
+		r, p := w.undoLog()
+		for _, u := range []journal.Undo{r, p} {
+			if !strings.HasPrefix(u.NotMade, "not allowed: ") || u.Outstanding() {
+				t.Errorf("%s: %+v", name, u)
 			}
 		}
 		w.must(byRule(w))
 		w.wantSettings(nil)
-		if warnings := (tuner{w.journal(), nil, w}).end(t.Context(), mine); len(warnings) != 0 {
+		if warnings := undoer(w).end(t.Context(), "https://source"); len(warnings) != 0 {
 			t.Errorf("%s: warns %v", name, warnings)
 		}
 	}
@@ -204,9 +213,8 @@ func TestRaiseWhereItIsNotAllowed(t *testing.T) {
 func TestRaiseKilled(t *testing.T) {
 	killedEverywhere(t, registered, func(w *world) error { _, err := runRegister(w); return err }, func(w *world) {
 		w.wantSettings(map[string]string{rate: "500mb", primaries: "16"})
-		have := w.tuning()
-		if have.State != TuningRaised || len(have.Changes) != 2 || have.Changes[0].Before != nil || have.Changes[1].Before != nil {
-			w.t.Errorf("%+v", have)
+		if r, p := w.undoLog(); !r.Outstanding() || !p.Outstanding() || r.Before != nil || p.Before != nil {
+			w.t.Errorf("%+v, %+v", r, p)
 		}
 	})
 	// Killed for good: the rule's thaw puts back whatever had been raised by then.
@@ -228,8 +236,8 @@ func TestRaiseKilled(t *testing.T) {
 func TestPutBackKilled(t *testing.T) {
 	killedEverywhere(t, raisedWorld, byRule, func(w *world) {
 		w.wantSettings(map[string]string{rate: "20mb"})
-		if have := w.tuning(); have.State != TuningPutBack || have.outstanding() {
-			w.t.Errorf("%+v", have)
+		if r, p := w.undoLog(); r.UndoneAt.IsZero() || p.UndoneAt.IsZero() {
+			w.t.Errorf("%+v, %+v", r, p)
 		}
 	})
 }
@@ -257,7 +265,7 @@ func TestTuningUnknownOutcomes(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		// The other setting was put back nevertheless.
-		if _, still := w.destination.settings.Persistent[primaries]; still {
+		if w.destination.settings.Persistent[rate] != "20mb" {
 			t.Errorf("%s: %v", name, w.destination.settings.Persistent)
 		}
 		w.must(byRule(w))
@@ -271,11 +279,10 @@ func TestPutBackLeavesOthersChanges(t *testing.T) {
 	delete(w.destination.settings.Persistent, primaries) // which is how it was
 	w.must(byRule(w))
 	w.wantSettings(map[string]string{rate: "300mb"})
-	have := w.tuning()
-	if have.outstanding() || have.Changes[0].NotPutBack != "changed to 300mb by somebody else since; it was 20mb before the migration" || have.Changes[1].PutBackAt.IsZero() {
-		t.Errorf("%+v", have)
+	if r, p := w.undoLog(); r.Outstanding() || r.LeftAlone != "changed to 300mb by somebody else since; it was 20mb before the migration" || p.UndoneAt.IsZero() {
+		t.Errorf("%+v, %+v", r, p)
 	}
-	warnings := tuner{w.journal(), func(migration.Endpoint) TuningDomain { return w.destination }, w}.end(t.Context(), mine)
+	warnings := undoer(w).end(t.Context(), "https://source")
 	if len(warnings) != 1 || !strings.Contains(warnings[0], "max_bytes_per_sec at https://destination was left alone: changed to 300mb") {
 		t.Errorf("%q", warnings)
 	}
@@ -284,24 +291,27 @@ func TestPutBackLeavesOthersChanges(t *testing.T) {
 	delete(w.destination.settings.Persistent, rate)
 	w.must(byRule(w))
 	w.wantSettings(nil)
-	if x := w.tuning().Changes[0]; !strings.HasPrefix(x.NotPutBack, "changed to its default") {
+	if x, _ := w.undoLog(); !strings.HasPrefix(x.LeftAlone, "changed to its default") {
 		t.Errorf("%+v", x)
 	}
 }
 
-// A newer execution answers for what the older one raised, and still knows how it was before that.
+// A newer execution answers for what the older one changed, and still knows how it was before that.
 func TestNewerExecutionTakesOver(t *testing.T) {
 	w := raisedWorld(t)
 	p, err := w.journal().Plan(t.Context(), mine)
 	w.must(err)
 	p.Execution = others
+	w.must(w.journal().Begin(t.Context(), others, w.now, func(context.Context, string) error { return nil }, "https://destination", "https://source"))
 	w.must(w.journal().SavePlan(t.Context(), p))
 	w.forget()
 	if _, err := register(w).Run(t.Context(), RegisterInput{Migration: "orders", Execution: others}); err != nil {
 		t.Fatal(err)
 	}
-	w.wantLog("put tuning.json", "put tuning.json") // raised already
-	w.must(byRule(w))                               // the older one's end, late
+	if w.count("destination PutClusterSetting") != 0 {
+		t.Errorf("raised twice: %v", w.log)
+	}
+	w.must(byRule(w)) // the older one's end, late
 	w.wantSettings(map[string]string{rate: "500mb", primaries: "16"})
 	_, err = thaw(w).Run(t.Context(), ThawInput{Migration: "orders", Execution: others})
 	w.must(err)
@@ -309,18 +319,39 @@ func TestNewerExecutionTakesOver(t *testing.T) {
 }
 
 // A destination that the migration no longer has is put back too.
-func TestTuningOfAnEarlierDestination(t *testing.T) {
+func TestUndoOfAnEarlierDestination(t *testing.T) {
 	w := raisedWorld(t)
 	p, err := w.journal().Plan(t.Context(), mine)
 	w.must(err)
-	p.Execution, p.Spec.Destination.Endpoint = others, "https://source-2" // another domain
+	p.Spec.Destination.Endpoint = "https://source-2" // another domain
 	w.must(w.journal().SavePlan(t.Context(), p))
-	w.source.repositories["orders"] = w.destination.repositories["orders"]
-	w.must(tuner{w.journal(), func(e migration.Endpoint) TuningDomain { return w.at(e) }, w}.raise(t.Context(), p, w.now))
-	if w.source.settings.Persistent[rate] != "500mb" || w.destination.settings.Persistent[rate] != "500mb" || len(w.tuning().Changes) != 4 {
-		t.Fatalf("%v, %v, %+v", w.source.settings, w.destination.settings, w.tuning())
+	w.must(raise(t.Context(), undoer(w), p))
+	if w.source.settings.Persistent[rate] != "500mb" || w.destination.settings.Persistent[rate] != "500mb" {
+		t.Fatalf("%v, %v", w.source.settings, w.destination.settings)
 	}
-	w.must(tuner{w.journal(), func(e migration.Endpoint) TuningDomain { return w.at(e) }, w}.putBack(t.Context(), others, true))
+	w.must(undoer(w).undo(t.Context()))
+	w.wantSettings(map[string]string{rate: "20mb"})
+}
+
+// Two attempts of a step look at the log at the same time. What the first saw before its change is what counts: the second one looks
+// at the setting when it is changed already.
+func TestUndoOfTwoAttempts(t *testing.T) {
+	w := registered(t)
+	w.destination.settings.Persistent = map[string]string{rate: "20mb"}
+	p, err := w.journal().Plan(t.Context(), mine)
+	w.must(err)
+	first := false
+	l := newUndoLog(w.journal(), func(migration.Endpoint) ClusterSettingsDomain {
+		return interrupting{w.destination, func(call string) {
+			if !first && call == "destination ClusterSettings" {
+				first = true
+				w.must(raise(t.Context(), undoer(w), p))
+			}
+		}}
+	}, w)
+	w.must(raise(t.Context(), l, p))
+	w.wantSettings(map[string]string{rate: "500mb", primaries: "16"})
+	w.must(byRule(w))
 	w.wantSettings(map[string]string{rate: "20mb"})
 }
 
@@ -342,21 +373,20 @@ func TestThawInTheMiddleOfRaising(t *testing.T) {
 			}
 			return w.source
 		}, w}
-		if _, err := s.Run(t.Context(), RegisterInput{Migration: "orders", Execution: mine}); err != nil {
-			t.Fatal(err)
+		if _, err := s.Run(t.Context(), RegisterInput{Migration: "orders", Execution: mine}); !fault.Is(err, fault.Superseded) {
+			t.Fatalf("%s: %v", at, err)
 		}
 		if !done {
 			t.Fatalf("%s never came", at)
 		}
 		w.wantSettings(nil)
-		if have := w.tuning(); have.State != TuningPutBack || have.outstanding() {
-			t.Errorf("%s: %+v", at, have)
+		if r, p := w.undoLog(); r.Outstanding() || p.Outstanding() {
+			t.Errorf("%s: %+v, %+v", at, r, p)
 		}
 		// The execution is redriven: raised again.
-		w.now = w.now.Add(time.Second)
-		p, err := w.journal().Plan(t.Context(), mine)
+		w.now, w.running = w.now.Add(time.Second), map[string]bool{mine: true}
+		_, err := runRegister(w)
 		w.must(err)
-		w.must(tuner{w.journal(), func(e migration.Endpoint) TuningDomain { return w.at(e) }, w}.raiseAgain(t.Context(), p, w.now))
 		w.wantSettings(map[string]string{rate: "500mb", primaries: "16"})
 	}
 }
@@ -366,7 +396,7 @@ func TestRaiseAgainIsNeverTheFirst(t *testing.T) {
 		w := arrange(t)
 		p, err := w.journal().Plan(t.Context(), mine)
 		w.must(err)
-		w.must(tuner{w.journal(), func(e migration.Endpoint) TuningDomain { return w.at(e) }, w}.raiseAgain(t.Context(), p, w.now))
+		w.must(raiseAgain(t.Context(), undoer(w), p))
 		if len(w.log) != 0 {
 			t.Errorf("%s: %v", name, w.log)
 		}
@@ -400,7 +430,7 @@ func TestThawPutsBackAfterWrites(t *testing.T) {
 	w.answers["destination PutClusterSetting"] = []error{unknown("set")}
 	// The workflow has an error to tell and does not wait for it...
 	out, err := runThaw(w)
-	if err != nil || out.State != journal.Thawed || !strings.Contains(out.Cause, "not put back yet") || out.Error != "Migration.CopyFailed" {
+	if err != nil || out.State != journal.Thawed || !strings.Contains(out.Cause, "not all put back yet") || out.Error != "Migration.CopyFailed" {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	w.wantBefore("put freeze.json thawed", "destination PutClusterSetting")
@@ -419,12 +449,11 @@ func TestThawPutsBackAfterWrites(t *testing.T) {
 func TestEndWarnsOfWhatIsStillRaised(t *testing.T) {
 	w := raisedWorld(t)
 	w.answers["destination PutClusterSetting"] = []error{unknown("set")}
-	tuner := tuner{w.journal(), func(e migration.Endpoint) TuningDomain { return w.at(e) }, w}
-	warnings := tuner.end(t.Context(), mine)
-	if len(warnings) != 1 || !strings.Contains(warnings[0], `by hand: PUT https://destination/_cluster/settings {"persistent":{"`+rate+`":"20mb"}}`) {
+	warnings := undoer(w).end(t.Context(), "https://source")
+	if len(warnings) != 1 || !strings.Contains(warnings[0], `by hand: PUT https://destination/_cluster/settings {"persistent":{"`+primaries+`":null}}`) {
 		t.Errorf("%q", warnings)
 	}
-	if warnings := tuner.end(t.Context(), mine); len(warnings) != 0 {
+	if warnings := undoer(w).end(t.Context(), "https://source"); len(warnings) != 0 {
 		t.Errorf("%q", warnings)
 	}
 	w.wantSettings(map[string]string{rate: "20mb"})
@@ -462,7 +491,7 @@ func TestFinishPutsBackAfterTheHandOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	var r report.Report
-	if _, err := w.journal().Document(t.Context(), journal.ReportFile, &r); err != nil || !strings.Contains(strings.Join(r.Warnings, "\n"), rate+" at https://destination is still raised") {
+	if _, err := w.journal().Document(t.Context(), journal.ReportFile, &r); err != nil || !strings.Contains(strings.Join(r.Warnings, "\n"), primaries+" at https://destination is still 16") {
 		t.Errorf("%q, %v", r.Warnings, err)
 	}
 	w.must(byRule(w))

@@ -39,6 +39,7 @@ type VerifyDomain interface {
 	VerifyShards
 	VerifyDescriptions
 	VerifyDocuments
+	StreamLister
 }
 
 // VerifyShards is how far a domain's shards have come and what they hold.
@@ -87,34 +88,43 @@ const (
 
 // Run is the state Verify.
 func (s Verify) Run(ctx context.Context, in VerifyInput) (VerifyOutput, error) {
-	j, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	// Writes stand still: what the journal has is read at once.
+	var f journal.Freeze
+	var frozen bool
+	var strategies migration.Strategies
+	var state replayState
+	j, p, err := planAnd(ctx, s.Journal, ReplayInput{Migration: in.Migration, Execution: in.Execution},
+		func(ctx context.Context, j *journal.Journal) (err error) { f, frozen, err = j.Freeze(ctx); return err },
+		func(ctx context.Context, j *journal.Journal) (err error) {
+			strategies, err = j.Strategies(ctx)
+			return err
+		},
+		func(ctx context.Context, j *journal.Journal) (err error) { state, err = readState(ctx, j); return err })
 	if err != nil {
 		return VerifyOutput{}, err
 	}
-	if f, found, err := j.Freeze(ctx); err != nil {
-		return VerifyOutput{}, err
-	} else if !found || f.Execution != p.Execution || f.State == journal.Thawed {
+	if !frozen || f.Execution != p.Execution || f.State == journal.Thawed {
 		return VerifyOutput{}, fault.Newf(fault.Superseded, "verify migration "+in.Migration, p.Spec.Source.Endpoint, "writes are not stopped on behalf of this execution, so the two sides cannot be compared")
 	}
-	strategies, err := j.Strategies(ctx)
-	if err != nil {
-		return VerifyOutput{}, err
-	}
 	v := migration.Verification{StartedAt: s.Clock.Now()}
-	var compared, replayed []migration.Check
+	var compared, replayed, streams []migration.Check
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
 		compared, err = compare(groupCtx, s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination), p, strategies)
 		return err
 	})
 	group.Go(func() (err error) {
-		replayed, err = s.replayed(groupCtx, j, p, strategies)
+		replayed, err = s.replayed(groupCtx, p, strategies, state)
+		return err
+	})
+	group.Go(func() (err error) {
+		streams, err = compareStreams(groupCtx, s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination), p)
 		return err
 	})
 	if err := group.Wait(); err != nil {
 		return VerifyOutput{}, err
 	}
-	v.Checks = append(compared, replayed...)
+	v.Checks = slices.Concat(compared, replayed, streams)
 	v.Verdict = migration.Judge(v.Checks)
 	v.Seconds = seconds(v.StartedAt, s.Clock.Now())
 	if err := j.SaveDocument(ctx, journal.VerificationFile, v); err != nil {
@@ -161,32 +171,32 @@ func compare(ctx context.Context, source, destination VerifyDomain, p migration.
 }
 
 // replayed are the checks of the indices on replay, one each: what the shared region and the replayed one hold on both sides.
-func (s Verify) replayed(ctx context.Context, j *journal.Journal, p migration.Plan, strategies migration.Strategies) ([]migration.Check, error) {
+func (s Verify) replayed(ctx context.Context, p migration.Plan, strategies migration.Strategies, state replayState) ([]migration.Check, error) {
 	_, indices := strategies.Split(p)
 	if len(indices) == 0 {
 		return nil, nil
-	}
-	state, err := readState(ctx, j)
-	if err != nil {
-		return nil, err
 	}
 	evidence, err := s.Replay(p.Spec.Source, p.Spec.Destination).Verify(ctx, state.States, replayedSamples, s.Clock.Now().Add(replayedTime))
 	if err != nil {
 		return nil, err
 	}
+	found := map[string]replay.Evidence{}
+	for _, e := range evidence {
+		found[e.Index] = e
+	}
 	checks := make([]migration.Check, len(indices))
 	for i, x := range indices {
 		c := migration.Check{Name: "replayed-documents", Index: x.Name, Outcome: migration.Unknown, Evidence: "the replay has no state of the index"}
-		for _, e := range evidence {
-			if e.Index != x.Name {
-				continue
-			}
+		if e, there := found[x.Name]; there {
 			c.Outcome = migration.Passed
 			if !e.OK {
 				c.Outcome = migration.Broken
 			}
 			c.Evidence = strings.TrimSpace(fmt.Sprintf("shared region %d and %d documents in %d ranges, replayed region %d and %d documents, %d equal by hash %s",
 				e.SharedSource, e.SharedDestination, e.SharedBuckets, e.ReplayedSource, e.ReplayedDestination, e.Hashed-e.Different, e.Reason))
+			if e.Unmoved > 0 {
+				c.Evidence += fmt.Sprintf("; %d of %d shards were compared by a pass, and neither side has had an operation since", e.Unmoved, e.Shards)
+			}
 		}
 		checks[i] = c
 	}

@@ -153,14 +153,14 @@ func (w Watcher) look(ctx context.Context, execution string, last Progress) (Pro
 			decided = p.decision(aws.ToString(e.TaskSucceededEventDetails.Output))
 		}
 	}
-	if token != "" && p.State == asking {
-		p.Question = question(p.Reason, token)
+	if asked, waits := asking[p.State]; waits && token != "" {
+		p.Question = question(asked, p.Reason, token)
 	}
 	return p, nil
 }
 
-// asking is the state that waits for the operator.
-const asking = "Ask"
+// asking are the states that wait for the operator, with the decisions that lead there.
+var asking = map[string]migration.Action{"Ask": migration.AskFirst, "Approve": migration.AskApproval}
 
 // tokenIn reads the task token that the state gave to the function.
 func tokenIn(parameters string) string {
@@ -172,10 +172,14 @@ func tokenIn(parameters string) string {
 }
 
 // question is why the operator is asked, and a command line for each answer.
-func question(reason, token string) string {
+func question(asked migration.Action, reason, token string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "The write downtime does not fit the window: %s.\nAnswer within a week of the question:\n", reason)
-	for _, a := range migration.Answers(token) {
+	if asked == migration.AskApproval {
+		fmt.Fprintf(&b, "The cut-over waits for your approval: %s.\nAnswer in time (cutOver.approvalTimeout):\n", reason)
+	} else {
+		fmt.Fprintf(&b, "The write downtime does not fit the window: %s.\nAnswer within a week of the question:\n", reason)
+	}
+	for _, a := range migration.Answers(asked, token) {
 		fmt.Fprintf(&b, "  %s:\n    %s\n", a.Meaning, a.Command)
 	}
 	return strings.TrimSuffix(b.String(), "\n")

@@ -16,7 +16,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	lambdahost.Start(step.Decide{
-		Journal: c.Journal, Domain: func(e migration.Endpoint) step.DecideDomain { return c.Domain(e) }, Clock: step.WallClock{},
-	}.Run)
+	domain := func(e migration.Endpoint) step.DecideDomain { return c.Domain(e) }
+	verifier := func(from, to migration.Endpoint) step.ReplayVerifier { return c.Replayer(from, to) }
+	lambdahost.Start(step.Decide{Journal: c.Journal, Domain: domain, Replay: verifier, Clock: step.WallClock{}}.Run)
 }

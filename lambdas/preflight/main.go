@@ -17,5 +17,6 @@ func main() {
 		log.Fatal(err)
 	}
 	domain := func(e migration.Endpoint) step.PreflightDomain { return c.Domain(e) }
-	lambdahost.Start(step.Preflight{Journal: c.Journal, Domain: domain, Clock: step.WallClock{}}.Run)
+	thaw := step.Thaw{Journal: c.Journal, Domain: func(e migration.Endpoint) step.ThawDomain { return c.Domain(e) }, Clock: step.WallClock{}}
+	lambdahost.Start(step.Preflight{Journal: c.Journal, Domain: domain, Clock: step.WallClock{}, End: thaw.End}.Run)
 }

@@ -2,6 +2,7 @@ package environment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -32,6 +33,16 @@ func (s *Side) Kill9() error { return s.node.Kill9() }
 
 // Restart starts a killed node again.
 func (s *Side) Restart(ctx context.Context) error { return s.node.Restart(ctx) }
+
+// FillDisk fills the disk of a modelled domain, or empties it again; a real node's cannot be filled without filling this machine's.
+func (s *Side) FillDisk(full bool) error {
+	m, ok := s.node.(modelProcess)
+	if !ok {
+		return errors.New("only the model's disk can be filled")
+	}
+	m.Domain.FillDisk(full)
+	return nil
+}
 
 func (e *Environment) startDomains(ctx context.Context, cfg Config) error {
 	e.Source = &Side{Engine: cfg.Source, Bucket: SourceBucket, DomainARN: domainARN("source")}
@@ -83,11 +94,12 @@ func (e *Environment) startEngine(ctx context.Context, cfg Config, name string, 
 		if err != nil {
 			return nil, err
 		}
-		url, server, err := e.serve("", model)
+		l, err := listen("")
 		if err != nil {
 			return nil, err
 		}
-		side.Direct, side.node = url, modelProcess{model}
+		server := e.serve(l, model)
+		side.Direct, side.node = "http://"+l.Addr().String(), modelProcess{model}
 		// A snapshot or restore that is still going on would write into folders that are being removed.
 		return func() error { err := server.Close(); model.Kill(); return err }, os.MkdirAll(automated, 0o777)
 	}
@@ -121,7 +133,7 @@ func (e *Environment) openDoor(ctx context.Context, cfg Config, name, address st
 	}
 	side.Door, err = frontdoor.New(frontdoor.Config{
 		Upstream: side.Direct, Engine: side.Engine, Profile: cfg.Profile, Address: address, GatewayRoot: filepath.Dir(e.Gateway.BucketPath(SourceBucket)), Region: Region,
-		Authorizer: authorizer{verifier()}, AutomatedRoot: automated, AutomatedEvery: time.Hour, Faults: cfg.Faults.door(name), Log: log,
+		Authorizer: authorizer{verifier()}, AutomatedRoot: automated, AutomatedEvery: time.Hour, Faults: cfg.Faults.door(name, cfg.Hooks.Door), Log: log,
 	})
 	if err != nil {
 		return err

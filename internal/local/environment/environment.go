@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/domainferry/domainferry/internal/local/asl"
@@ -67,8 +68,13 @@ type Config struct {
 	LogDir              string            // logs of every part
 	Heap                string            // of a real node; "" is the launcher's default
 	Faults              Faults
+	Hooks               Hooks // Door and S3 take the place of Faults
 	Addresses           Addresses
 	Progress            io.Writer // what is being started, a line each
+	// Data is a folder for what must outlive a kill of this process: the nodes' data, the buckets and with them the journal. What an
+	// earlier process left there is used, under that one's Addresses; Close removes it. Empty is a temporary folder. The model keeps its
+	// data in memory, so that it has none.
+	Data string
 }
 
 // Addresses are where things listen, 127.0.0.1:port; empty means a free port.
@@ -97,6 +103,11 @@ type Environment struct {
 	MigrationARN        string // state machine
 	RoundARN            string // state machine
 	ReplayARN           string // state machine
+	Resumed             bool   // an earlier process was killed and its data are used
+
+	hooks         Hooks
+	api           atomic.Pointer[stepfunctions.Handler] // nil while nobody answers
+	endExecutions func() error                          // nothing is told of their end
 
 	dir     string // data of nodes and gateway, removed by Close
 	closers []func() error
@@ -112,18 +123,25 @@ func Start(ctx context.Context, cfg Config) (env *Environment, err error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "domain-ferry-")
-	if err != nil {
+	e := &Environment{hooks: cfg.Hooks}
+	if e.dir, e.Resumed, err = dataFolder(&cfg); err != nil {
 		return nil, fmt.Errorf("make a folder for the data of nodes and gateway: %w", err)
 	}
-	e := &Environment{dir: dir}
+	dir := e.dir
 	e.background, e.stop = context.WithCancel(context.Background())
+	keep := e.Resumed // until it is known that the data can be used
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, e.Close())
 		}
+		keep = false
 	}()
-	e.closers = append(e.closers, func() error { return os.RemoveAll(dir) })
+	e.closers = append(e.closers, func() error {
+		if keep {
+			return nil
+		}
+		return os.RemoveAll(dir)
+	})
 	// The nodes' unprivileged user must be able to pass.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
@@ -143,15 +161,32 @@ func Start(ctx context.Context, cfg Config) (env *Environment, err error) {
 	if err := e.startDomains(ctx, cfg); err != nil {
 		return nil, err
 	}
-	if err := e.startLambdas(cfg); err != nil {
+	// The functions ask Step Functions what became of an execution, and Step Functions runs the functions.
+	listener, err := listen(cfg.Addresses.StepFunctions)
+	if err != nil {
 		return nil, err
 	}
-	return e, e.startStepFunctions(cfg)
+	e.StepFunctionsURL = "http://" + listener.Addr().String()
+	if err := e.startLambdas(cfg); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	if err := e.startStepFunctions(listener); err != nil {
+		return nil, err
+	}
+	if cfg.Data != "" {
+		if err := e.remember(cfg); err != nil {
+			return nil, err
+		}
+	}
+	return e, e.endLeftovers(ctx)
 }
 
 func (cfg Config) check() error {
 	if cfg.Engines != Nodes && cfg.Engines != Model {
 		return fmt.Errorf("engines %q: must be %q or %q", cfg.Engines, Nodes, Model)
+	}
+	if cfg.Data != "" && cfg.Engines == Model {
+		return errors.New("the model keeps its data in memory; nothing of it outlives the process")
 	}
 	return nil
 }
@@ -187,7 +222,7 @@ func (e *Environment) startGateway(ctx context.Context, cfg Config) error {
 			return err
 		}
 	}
-	proxy, err := s3gateway.NewProxy(e.Gateway.URL(), cfg.Faults.s3())
+	proxy, err := s3gateway.NewProxy(e.Gateway.URL(), cfg.Faults.s3(cfg.Hooks.S3))
 	if err != nil {
 		return err
 	}
@@ -210,33 +245,41 @@ func verifier() sigv4.Verifier {
 	}}
 }
 
-// serve runs an HTTP server on a loopback address until it is closed; an empty address is a free port.
-func (e *Environment) serve(address string, handler http.Handler) (url string, server *http.Server, err error) {
+// listen opens a loopback address; an empty one is a free port.
+func listen(address string) (net.Listener, error) {
 	if address == "" {
 		address = "127.0.0.1:0"
 	}
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return "", nil, err
-	}
-	server = &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
-	e.running.Go(func() { _ = server.Serve(l) })
-	return "http://" + l.Addr().String(), server, nil
+	return net.Listen("tcp", address)
 }
 
-func (e *Environment) startStepFunctions(cfg Config) error {
+// serve runs an HTTP server until it is closed, and its listener with it.
+func (e *Environment) serve(l net.Listener, handler http.Handler) *http.Server {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+	e.running.Go(func() { _ = server.Serve(l) })
+	return server
+}
+
+func (e *Environment) startStepFunctions(l net.Listener) error {
 	if err := e.addMachines(); err != nil {
-		return err
+		return errors.Join(err, l.Close())
 	}
+	e.openStepFunctions()
+	server := e.serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := e.api.Load()
+		if h == nil {
+			panic(http.ErrAbortHandler) // net/http cuts the connection, as a dead process does
+		}
+		h.ServeHTTP(w, r)
+	}))
+	e.closers = append(e.closers, server.Close)
+	return nil
+}
+
+func (e *Environment) openStepFunctions() {
 	v := verifier()
-	url, server, err := e.serve(cfg.Addresses.StepFunctions, stepfunctions.New(e.Engine, func(r *http.Request, body []byte) error {
+	e.api.Store(stepfunctions.New(e.Engine, func(r *http.Request, body []byte) error {
 		_, err := v.Verify(r, "states", body)
 		return err
 	}))
-	if err != nil {
-		return err
-	}
-	e.StepFunctionsURL = url
-	e.closers = append(e.closers, server.Close)
-	return nil
 }

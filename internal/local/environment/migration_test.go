@@ -105,7 +105,7 @@ func TestBadInputNamesEveryProblemAndTouchesNothing(t *testing.T) {
 			t.Errorf("a repository was registered: %s", body)
 		}
 	}
-	if _, err := env.Journal().Migration("orders").Plan(t.Context(), ""); err == nil {
+	if _, err := env.Journal().Migration("orders").ReadPlan(t.Context()); err == nil {
 		t.Error("a plan was written")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,7 +23,6 @@ import (
 	"github.com/domainferry/domainferry/internal/local/environmenttest"
 	"github.com/domainferry/domainferry/internal/local/frontdoor"
 	"github.com/domainferry/domainferry/internal/local/node"
-	"github.com/domainferry/domainferry/internal/step"
 )
 
 const (
@@ -93,19 +93,24 @@ func tuned(t *testing.T, env *environment.Environment, state string, interfere f
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	if now := persistent(t, env.Source); len(now) != 0 {
+	now := persistent(t, env.Source)
+	if d.Status == types.ExecutionStatusSucceeded {
+		delete(now, "action.auto_create_index") // kept with the write block, on purpose
+	}
+	if len(now) != 0 {
 		t.Errorf("the source was changed: %v", now)
 	}
 	return d
 }
 
-func tuning(t *testing.T, env *environment.Environment) step.Tuning {
+func undoLog(t *testing.T, env *environment.Environment) []journal.Undo {
 	t.Helper()
-	var have step.Tuning
-	if found, err := env.Journal().Migration("orders").Document(t.Context(), journal.TuningFile, &have); err != nil || !found || len(have.Changes) != 2 {
-		t.Fatalf("tuning: found %t, %v, %+v", found, err, have)
+	list, err := env.Journal().Migration("orders").UndoLog(t.Context())
+	list = slices.DeleteFunc(list, func(u journal.Undo) bool { return u.Endpoint != env.Destination.Door.URL() })
+	if err != nil || len(list) != 2 {
+		t.Fatalf("undo log: %v, %+v", err, list)
 	}
-	return have
+	return list
 }
 
 // TestRaisedSettingsArePutBack ends migrations in every way.
@@ -146,8 +151,8 @@ func TestRaisedSettingsArePutBack(t *testing.T) {
 	if succeeded.Status != types.ExecutionStatusSucceeded {
 		t.Errorf("ended %s: %s", succeeded.Status, aws.ToString(succeeded.Cause))
 	}
-	for _, c := range tuning(t, env).Changes {
-		if c.PutBackAt.IsZero() || c.NotPutBack != "" {
+	for _, c := range undoLog(t, env) {
+		if c.UndoneAt.IsZero() || c.LeftAlone != "" {
 			t.Errorf("%+v", c)
 		}
 	}
@@ -159,8 +164,8 @@ func TestAmazonDoesNotLetSettingsBeRaised(t *testing.T) {
 	if d := tuned(t, env, "", nil, map[string]string{}); d.Status != types.ExecutionStatusSucceeded {
 		t.Errorf("ended %s: %s", d.Status, aws.ToString(d.Cause))
 	}
-	for _, c := range tuning(t, env).Changes {
-		if !strings.HasPrefix(c.NotRaised, "not allowed: ") {
+	for _, c := range undoLog(t, env) {
+		if !strings.HasPrefix(c.NotMade, "not allowed: ") {
 			t.Errorf("%+v", c)
 		}
 	}
@@ -187,8 +192,8 @@ func TestRaisedSettingsOnNodes(t *testing.T) {
 	if d.Status != types.ExecutionStatusSucceeded {
 		t.Errorf("ended %s: %s", d.Status, aws.ToString(d.Cause))
 	}
-	for _, c := range tuning(t, env).Changes {
-		if c.PutBackAt.IsZero() || c.Before != nil {
+	for _, c := range undoLog(t, env) {
+		if c.UndoneAt.IsZero() || c.Before != nil {
 			t.Errorf("%+v", c)
 		}
 	}

@@ -27,7 +27,7 @@ func (e *Environment) startLambdas(cfg Config) error {
 			Name: f.Name, Binary: binary, Timeout: time.Duration(f.TimeoutSeconds) * time.Second, MemoryMB: f.MemoryMB,
 			Env: map[string]string{
 				"AWS_ACCESS_KEY_ID": Caller.ID, "AWS_SECRET_ACCESS_KEY": Caller.Secret, "AWS_EC2_METADATA_DISABLED": "true",
-				"AWS_ENDPOINT_URL_S3": e.S3URL, names.JournalBucketVariable: JournalBucket,
+				"AWS_ENDPOINT_URL_S3": e.S3URL, "AWS_ENDPOINT_URL_SFN": e.StepFunctionsURL, names.JournalBucketVariable: JournalBucket,
 			},
 		})
 	}
@@ -44,10 +44,21 @@ func functionARN(name string) string {
 }
 
 // invoker lets the engine run functions by ARN on the Lambda host.
-type invoker struct{ host *lambdaruntime.Host }
+type invoker struct {
+	host  *lambdaruntime.Host
+	hooks Hooks
+}
 
 func (i invoker) Invoke(ctx context.Context, arn string, payload []byte) ([]byte, error) {
-	out, err := i.host.Invoke(ctx, arn[strings.LastIndex(arn, ":")+1:], payload)
+	function := arn[strings.LastIndex(arn, ":")+1:]
+	if i.hooks.Invoke == nil {
+		return i.invoke(ctx, function, payload)
+	}
+	return i.hooks.Invoke(ctx, function, payload, func(ctx context.Context, payload []byte) ([]byte, error) { return i.invoke(ctx, function, payload) })
+}
+
+func (i invoker) invoke(ctx context.Context, function string, payload []byte) ([]byte, error) {
+	out, err := i.host.Invoke(ctx, function, payload)
 	if failed, ok := errors.AsType[*lambdaruntime.FunctionError](err); ok {
 		return nil, &asl.FunctionError{Type: failed.Type, Message: failed.Message}
 	}
@@ -60,7 +71,8 @@ func (i invoker) Invoke(ctx context.Context, arn string, payload []byte) ([]byte
 // addMachines gives the engine the embedded definitions and stands in for the deployment's rule: thaw is called at every end of an
 // execution of the migration machine. It gives writes back, unless they were handed over, and puts raised settings back.
 func (e *Environment) addMachines() error {
-	e.Engine = asl.New(asl.Config{Lambda: invoker{e.Lambdas}, Region: Region, Account: Account})
+	engine := asl.New(asl.Config{Lambda: invoker{e.Lambdas, e.hooks}, Region: Region, Account: Account})
+	e.Engine = engine
 	substitutions := map[string]string{
 		names.RoundMachinePlaceholder: e.Engine.ARN(names.RoundMachine), names.ReplayMachinePlaceholder: e.Engine.ARN(names.ReplayMachine),
 	}
@@ -80,8 +92,9 @@ func (e *Environment) addMachines() error {
 		}
 	}
 	e.MigrationARN, e.RoundARN, e.ReplayARN = e.Engine.ARN(names.MigrationMachine), e.Engine.ARN(names.RoundMachine), e.Engine.ARN(names.ReplayMachine)
-	cancel := e.Engine.Observe(asl.Observer{StatusChanged: func(c asl.StatusChange) {
-		if c.Execution.StateMachineARN != e.MigrationARN {
+	migrations := e.MigrationARN
+	cancel := engine.Observe(asl.Observer{StatusChanged: func(c asl.StatusChange) {
+		if c.Execution.StateMachineARN != migrations {
 			return
 		}
 		switch c.Status {
@@ -89,15 +102,16 @@ func (e *Environment) addMachines() error {
 			e.running.Go(func() { e.thaw(c.Execution.ARN) })
 		}
 	}})
-	e.closers = append(e.closers, func() error {
+	e.endExecutions = func() error {
 		cancel()
-		for _, x := range e.Engine.Executions("") {
+		for _, x := range engine.Executions("") {
 			if x.Status() == asl.Running {
 				x.Stop("", "the local environment is being stopped")
 			}
 		}
 		return nil
-	})
+	}
+	e.closers = append(e.closers, e.endExecutions)
 	return nil
 }
 

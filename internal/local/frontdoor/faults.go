@@ -18,6 +18,7 @@ const (
 	CutWithoutEffect     FaultKind = "cut-without-effect" // the connection is cut; the cluster never hears of it
 	CutWithEffect        FaultKind = "cut-with-effect"    // the connection is cut in place of the cluster's answer
 	Delay                FaultKind = "delay"              // passed on after Delay
+	Skewed               FaultKind = "skewed"             // 403, as a caller is answered whose clock is wrong; the cluster never hears of it
 )
 
 // Fault is what happens to one request.

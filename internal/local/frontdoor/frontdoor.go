@@ -303,6 +303,8 @@ func (d *Door) serve(r *http.Request, entry *logEntry) *answer {
 		return jsonAnswer(http.StatusTooManyRequests, map[string]string{"message": "Request throttled due to too many requests"})
 	case CutWithoutEffect:
 		return nil
+	case Skewed:
+		return skewed(time.Now().UTC())
 	}
 
 	prepared, a := d.translate(&req)
@@ -360,6 +362,13 @@ func unauthorized(r *http.Request, err error) *answer {
 			map[string]string{"Message": "User: anonymous is not authorized to perform: es:ESHttp" + method})
 	}
 	return jsonAnswer(http.StatusForbidden, map[string]string{"message": err.Error()})
+}
+
+// skewed is the refusal of a signature that is ten minutes old (the words are those of package sigv4).
+func skewed(now time.Time) *answer {
+	const form, old = "20060102T150405Z", -10 * time.Minute
+	return jsonAnswer(http.StatusForbidden, map[string]string{"message": fmt.Sprintf("Signature expired: %s is now earlier than %s (%s - 5 min.)",
+		now.Add(old).Format(form), now.Add(-5*time.Minute).Format(form), now.Format(form))})
 }
 
 // hopByHop are the headers that concern one connection only (RFC 9110, section 7.6.1), and those that the door sets itself.

@@ -283,6 +283,9 @@ func TestProfileAmazon(t *testing.T) {
 		{"GET", "/_recovery", "", nil, false},
 		{"GET", "/a/_recovery", "", all, false},
 		{"GET", "/_data_stream", "", nil, false},
+		{"GET", "/_data_stream/x", "", nil, false},
+		{"DELETE", "/_data_stream/x", "", []string{os13, os219, os37}, false},
+		{"DELETE", "/_data_stream", "", nil, false},
 		{"GET", "/_component_template", "", nil, false},
 		{"GET", "/_index_template", "", []string{es710}, false},
 		{"GET", "/_template", "", all, false},
@@ -497,6 +500,7 @@ func TestFaults(t *testing.T) {
 		{Fault{Kind: TimeoutWithEffect}, 504, true},
 		{Fault{Kind: TooManyRequests}, 429, false},
 		{Fault{Kind: CutWithoutEffect}, 0, false},
+		{Fault{Kind: Skewed}, 403, false},
 		{Fault{Kind: CutWithEffect}, 0, true},
 		{Fault{Kind: Delay, Delay: time.Millisecond}, 200, true},
 	}

@@ -3,6 +3,7 @@ package simulate
 import (
 	"bytes"
 	"context"
+	"crypto/md5"
 	"fmt"
 	"io"
 	"maps"
@@ -96,7 +97,7 @@ func (c copier) CopyRange(ctx context.Context, _, _ s3copy.Location, r s3copy.Ra
 	began := w.clock.Now()
 	pages := at.objects/1000 + 1
 	w.meter.list += 2 * pages // both sides, side by side
-	listing := float64(pages) * w.latency(s3ListSeconds)
+	listing := w.latencies(float64(pages), s3ListSeconds)
 	left := deadline.Sub(began).Seconds() - 60
 	// Requests in flight share the range's part of what two Regions let through.
 	perObject := s3CopySeconds * noise(w.random, transferNoise) / copyStreams
@@ -144,7 +145,7 @@ func (c copier) Publish(ctx context.Context, _, _ s3copy.Location, root s3copy.R
 	w.meter.list += 2*pages + 6
 	w.meter.get += 5
 	w.meter.copies += 2
-	if err := c.inv.sleep(ctx, seconds(float64(pages+8)*w.latency(s3ListSeconds))); err != nil {
+	if err := c.inv.sleep(ctx, seconds(w.latencies(float64(pages+8), s3ListSeconds))); err != nil {
 		return s3copy.PublishResult{}, err
 	}
 	result := s3copy.PublishResult{Objects: objects, Missing: pending, Requests: 2*pages + 13}
@@ -180,8 +181,10 @@ func (v journalView) GetObject(ctx context.Context, in *s3.GetObjectInput, _ ...
 	if !ok {
 		return nil, &types.NoSuchKey{}
 	}
-	return &s3.GetObjectOutput{Body: io.NopCloser(bytes.NewReader(body)), ContentLength: aws.Int64(int64(len(body)))}, nil
+	return &s3.GetObjectOutput{Body: io.NopCloser(bytes.NewReader(body)), ContentLength: aws.Int64(int64(len(body))), ETag: tagOf(body)}, nil
 }
+
+func tagOf(body []byte) *string { return aws.String(fmt.Sprintf("%x", md5.Sum(body))) }
 
 func (v journalView) PutObject(ctx context.Context, in *s3.PutObjectInput, _ ...func(*s3.Options)) (*s3.PutObjectOutput, error) {
 	w, key := v.inv.w, aws.ToString(in.Key)
@@ -192,8 +195,9 @@ func (v journalView) PutObject(ctx context.Context, in *s3.PutObjectInput, _ ...
 	v.inv.s3Put(ctx, "put "+key, 1, int64(len(body)))
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, ok := w.journal.objects[key]; ok && aws.ToString(in.IfNoneMatch) == "*" {
-		return nil, &smithy.GenericAPIError{Code: "PreconditionFailed", Message: "the object exists"}
+	before, there := w.journal.objects[key]
+	if there && aws.ToString(in.IfNoneMatch) == "*" || in.IfMatch != nil && *in.IfMatch != *tagOf(before) {
+		return nil, &smithy.GenericAPIError{Code: "PreconditionFailed", Message: "the object is not as the condition says"}
 	}
 	w.journal.objects[key] = body
 	w.journal.largest[folder(key)] = max(w.journal.largest[folder(key)], len(body))

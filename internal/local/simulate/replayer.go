@@ -69,9 +69,10 @@ func (r replayer) Advance(ctx context.Context, pass replay.Pass, results []repla
 
 // concurrency and sizes are internal/replay's defaults.
 const (
-	shardsAtOnce = 4
-	pageDocs     = 2000
-	bulkBytes    = 8_000_000
+	shardsAtOnce   = 4
+	comparedAtOnce = 32
+	pageDocs       = 2000
+	bulkBytes      = 8_000_000
 )
 
 // Slice reads pages of each part at the source and writes them to the copy, some parts at a time.
@@ -221,22 +222,22 @@ func (r replayer) ReconcileDeletes(ctx context.Context, states []replay.State, s
 	if err := r.inv.spend(ctx, 0); err != nil {
 		return out, err
 	}
-	blocks := map[replay.ShardRef]int{}
+	known := map[replay.ShardRef]replay.ShardState{}
 	for _, s := range states {
 		for k := range s.Shards {
-			blocks[replay.ShardRef{Index: s.Index, Shard: k}] = len(s.Shards[k].Blocks)
+			known[replay.ShardRef{Index: s.Index, Shard: k}] = s.Shards[k]
 		}
 	}
 	budget := math.Inf(1)
 	if !deadline.IsZero() {
 		budget = deadline.Sub(w.clock.Now()).Seconds() - 30
 	}
-	var lanes [shardsAtOnce]float64
+	var lanes [comparedAtOnce]float64
 	w.state.Lock()
 	w.source.sync()
 	w.destination.sync()
 	for i, ref := range shards {
-		k := i % shardsAtOnce
+		k := i % comparedAtOnce
 		if lanes[k] >= budget {
 			out.Rest = append(out.Rest, ref)
 			continue
@@ -252,7 +253,7 @@ func (r replayer) ReconcileDeletes(ctx context.Context, states []replay.State, s
 		_, gone := from.between(min(p.erased, now), now)
 		// A count of the shared region and one for each 400 blocks, both sides at once; where they differ two histograms, the ids and a
 		// look at the source, and the deletions.
-		requests := 1 + math.Ceil(float64(blocks[ref])/400)
+		requests := 1 + math.Ceil(float64(len(known[ref].Blocks))/400)
 		if gone > 0.5 {
 			requests += 2 + 3*math.Ceil(gone/5000) + min(gone, 20)
 		}
@@ -261,13 +262,25 @@ func (r replayer) ReconcileDeletes(ctx context.Context, states []replay.State, s
 		n := int64(math.Round(gone))
 		out.SharedDeleted += n
 		out.Candidates += n
-		out.Compared += int64(blocks[ref])
+		out.Compared += int64(len(known[ref].Blocks))
 		if n > 0 {
 			out.Written = append(out.Written, replay.ShardWritten{ShardRef: ref, Operations: n})
 		}
 		p.seqNo += n
 		p.deleted += gone
 		p.erased = now
+		// A shard at rest is compared then as Verify does it: one count tells when the source has gone on after all.
+		out.Settled = append(out.Settled, ref)
+		if known[ref].Rests {
+			more := 1
+			if from.seqNo == known[ref].Position && p.upto >= from.seqNo {
+				more = requestsPerShard / 2
+				docs := (&domainView{r.inv, w.destination}).docs(to)
+				out.Equal = append(out.Equal, replay.ShardVerified{ShardRef: ref, Verified: replay.Verified{Shared: docs}})
+			}
+			lanes[k] += w.latencies(float64(more), sourceRTT+searchSeconds)
+			w.meter.http["POST _search (verify)"] += int64(2 * more)
+		}
 	}
 	w.state.Unlock()
 	spent := 0.0
@@ -278,11 +291,25 @@ func (r replayer) ReconcileDeletes(ctx context.Context, states []replay.State, s
 	return out, r.inv.spend(ctx, seconds(spent))
 }
 
-// Verify says of each index whether its copy holds all of the source.
+// requestsPerShard of a comparison: two histograms, two counts, a page of documents and their copies; those of both sides, and of the
+// two regions, at once.
+const requestsPerShard = 6
+
+// Verify says of each index whether its copy holds all of the source. Shards that a pass found equal, and that have not moved since, cost
+// nothing.
 func (r replayer) Verify(ctx context.Context, states []replay.State, limit int64, deadline time.Time) ([]replay.Evidence, error) {
 	w := r.inv.w
 	var out []replay.Evidence
 	n := 0
+	var names []string
+	for _, s := range states {
+		names = append(names, s.Index)
+	}
+	for _, side := range []*side{w.source, w.destination} {
+		if _, err := (historian{&domainView{r.inv, side}}).ShardHistories(ctx, names...); err != nil {
+			return nil, err
+		}
+	}
 	w.state.Lock()
 	w.source.sync()
 	w.destination.sync()
@@ -291,13 +318,18 @@ func (r replayer) Verify(ctx context.Context, states []replay.State, limit int64
 	for _, s := range states {
 		e := replay.Evidence{Index: s.Index, OK: true, Hashed: limit}
 		for k := range s.Shards {
-			n++
+			e.Shards++
 			x, y := w.source.byName[s.Index], w.destination.byName[s.Index]
 			if x == nil || y == nil {
 				e.OK, e.Reason = false, "it is missing on one side"
 				continue
 			}
 			here, there := x.shards[k], y.shards[k]
+			if m := s.Shards[k].Verified; m != nil && m.Mark == (replay.Mark{Source: v.seqNo(here), Destination: d.seqNo(there)}) {
+				e.Unmoved++
+			} else {
+				n++
+			}
 			e.SharedSource += v.docs(here)
 			e.SharedDestination += d.docs(there)
 			if a, b := v.holds(here), d.holds(there); a != b {
@@ -307,9 +339,8 @@ func (r replayer) Verify(ctx context.Context, states []replay.State, limit int64
 		out = append(out, e)
 	}
 	w.state.Unlock()
-	// Two histograms, two counts, a page of documents and their copies, for each shard.
-	const requestsPerShard = 6
 	w.meter.http["POST _search (verify)"] += int64(requestsPerShard * n)
-	spent := math.Ceil(float64(n)/shardsAtOnce) * (3*w.latency(sourceRTT+searchSeconds) + w.latency(destinationRTT+searchSeconds))
+	turns := math.Ceil(float64(n) / comparedAtOnce)
+	spent := w.latencies(turns, sourceRTT+searchSeconds) + w.latencies(turns, destinationRTT+searchSeconds)
 	return out, r.inv.spend(ctx, seconds(spent))
 }

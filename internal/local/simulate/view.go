@@ -169,6 +169,14 @@ func (v *domainView) DataStreams(ctx context.Context) ([]cluster.DataStream, err
 	return nil, nil
 }
 
+func (v *domainView) DeleteDataStream(context.Context, string) error { return nil }
+
+func (v *domainView) Holder(context.Context, string) (string, error) { return "", nil }
+
+func (v *domainView) WithoutTemplate(context.Context, ...string) ([]string, bool, error) {
+	return nil, true, nil
+}
+
 func (v *domainView) Repository(ctx context.Context, name string) (cluster.Repository, bool, error) {
 	defer v.enter()()
 	v.charge(ctx, "GET _snapshot/<repository>", 1, fast, 0, 0, 0)

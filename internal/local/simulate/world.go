@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -153,6 +154,16 @@ func (w *world) latency(mean float64) float64 {
 	return mean * noise(w.jitter, latencyNoise)
 }
 
+// latencies is the time of n requests, one after the other: each has its own luck.
+func (w *world) latencies(n, mean float64) float64 {
+	if n <= 0 {
+		return 0
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return n * mean * noise(w.jitter, latencyNoise/math.Sqrt(n))
+}
+
 // chance is a source of chance for the next call of a kind. It depends on nothing but the seed, the invocation and how many calls of the kind
 // there were, so that a run can be repeated although a step's goroutines come in any order.
 func (i *invocation) chance(kind string) *rand.Rand {
@@ -277,7 +288,8 @@ func (w *world) call(i *invocation, function string, payload []byte) ([]byte, er
 	case "record-pass":
 		return handle(i, step.RecordPass{Journal: store, Clock: i, Domain: func(e migration.Endpoint) step.RecordPassDomain { return view(e) }}.Run, payload)
 	case "decide":
-		return handle(i, step.Decide{Journal: store, Clock: i, Domain: func(e migration.Endpoint) step.DecideDomain { return view(e) }}.Run, payload)
+		return handle(i, step.Decide{Journal: store, Clock: i, Domain: func(e migration.Endpoint) step.DecideDomain { return view(e) },
+			Replay: func(_, _ migration.Endpoint) step.ReplayVerifier { return replayer{i} }}.Run, payload)
 	case "ask":
 		return handle(i, step.Ask{Journal: store, Clock: i}.Run, payload)
 	case "freeze":

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,7 +43,8 @@ type MixedIndex struct {
 	Shards   int            `json:"shards"`
 
 	nature nature
-	share  int // per cent of the operations
+	share  int   // per cent of the operations
+	fill   int64 // per cent of the bytes filled
 	mix    mix
 }
 
@@ -108,6 +110,8 @@ type MixedOptions struct {
 	Seed uint64
 	// TotalBytes is the size of all documents, JSON source; 0 is 60 MB.
 	TotalBytes int64
+	// Only names the indices to make; empty is all of them.
+	Only []string
 	// SoftDeletesOff switches soft deletes off on the index "plain", where the engine takes that (up to OpenSearch 2).
 	SoftDeletesOff bool
 }
@@ -142,6 +146,12 @@ func mixedIndices(o MixedOptions) []MixedIndex {
 	if o.Seed%2 == 1 {
 		// Deletions are forgotten at once, so that versions of documents that come back begin again at 1.
 		all[4].Settings["gc_deletes"] = "0s"
+	}
+	for i := range all {
+		all[i].fill = fillPercent[i]
+	}
+	if len(o.Only) > 0 {
+		all = slices.DeleteFunc(all, func(x MixedIndex) bool { return !slices.Contains(o.Only, x.Name) })
 	}
 	return all
 }
@@ -278,7 +288,7 @@ func FillMixed(ctx context.Context, client Client, o MixedOptions) (*Mixed, erro
 		}); err != nil {
 			return nil, err
 		}
-		if err := m.fill(ctx, client, i, o.TotalBytes*fillPercent[i]/100); err != nil {
+		if err := m.fill(ctx, client, i, o.TotalBytes*x.fill/100); err != nil {
 			return nil, err
 		}
 	}

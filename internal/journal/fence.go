@@ -1,0 +1,92 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/domainferry/domainferry/internal/fault"
+)
+
+// Fence says which execution may act for the migration, and on which domains it has leases. A Lambda cannot be stopped: one that is
+// still on its way when its execution ends finds the fence closed.
+type Fence struct {
+	Execution string    `json:"execution"`
+	Endpoints []string  `json:"endpoints"`
+	Since     time.Time `json:"since"`
+	// EndedAt is when the execution's changes were begun to be undone: no step of it acts from then on.
+	EndedAt time.Time `json:"endedAt,omitzero"`
+}
+
+// Fence reads the fence; one without execution when there is none yet.
+func (j *Journal) Fence(ctx context.Context) (Fence, error) {
+	var f Fence
+	_, err := j.store.get(ctx, j.key("fence.json"), &f)
+	return f, err
+}
+
+// Begin takes both domains for the execution and opens the fence for it. A domain that another execution has is DomainTaken; what was
+// taken already is given back then.
+func (j *Journal) Begin(ctx context.Context, execution string, now time.Time, undo Undoing, endpoints ...string) error {
+	// In one order, so that of two that want both one gets both.
+	endpoints = slices.Sorted(slices.Values(endpoints))
+	for i, e := range endpoints {
+		if _, err := j.store.TakeLease(ctx, e, Owner{Migration: j.migration, Execution: execution}, now, undo); err != nil {
+			for _, taken := range endpoints[:i] {
+				err = errors.Join(err, j.store.ReleaseLease(ctx, taken, execution, now))
+			}
+			return err
+		}
+	}
+	return j.store.put(ctx, j.key("fence.json"), Fence{Execution: execution, Endpoints: endpoints, Since: now})
+}
+
+// Close closes the fence: no step of the execution acts any more. It reports whether the fence is the execution's: that of a newer one
+// is left alone.
+func (j *Journal) Close(ctx context.Context, execution string, now time.Time) (bool, error) {
+	f, err := j.Fence(ctx)
+	if err != nil || f.Execution != execution || !f.EndedAt.IsZero() {
+		return f.Execution == execution, err
+	}
+	f.EndedAt = now
+	return true, j.store.put(ctx, j.key("fence.json"), f)
+}
+
+// End gives the domains back, once everything that was changed is as before.
+func (j *Journal) End(ctx context.Context, execution string, now time.Time) error {
+	f, err := j.Fence(ctx)
+	if err != nil || f.Execution != execution {
+		return err
+	}
+	for _, e := range f.Endpoints {
+		if err := j.store.ReleaseLease(ctx, e, execution, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resume lets an execution go on that has ended and been redriven; any other is on its way after its end.
+func (j *Journal) resume(ctx context.Context, f Fence) error {
+	redriven, err := j.store.Running(ctx, f.Execution)
+	if err != nil {
+		return err
+	}
+	if !redriven {
+		return fault.Newf(fault.Superseded, "act for migration "+j.migration, "execution "+f.Execution, "it ended at %s", f.EndedAt.Format(time.RFC3339))
+	}
+	// Another migration's leftovers are for its own end to undo, which is on its way.
+	undo := func(_ context.Context, execution string) error {
+		return fault.Newf(fault.Busy, "go on with migration "+j.migration, "execution "+f.Execution, "execution %s has ended and what it changed is still being undone", execution)
+	}
+	return j.Begin(ctx, f.Execution, f.Since, undo, f.Endpoints...)
+}
+
+// Running reports whether the execution is known to run; false when nobody can be asked.
+func (s *Store) Running(ctx context.Context, execution string) (bool, error) {
+	if s.executions == nil {
+		return false, nil
+	}
+	return s.executions.Running(ctx, execution)
+}
