@@ -1,6 +1,7 @@
 package environment
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -19,6 +20,17 @@ type Faults struct {
 	LambdaCrash        bool // Lambda processes killed in the middle of an invocation
 	S3Unavailable      bool // 503 SlowDown, cut connections and 200 with an error inside, on the Lambdas' S3 calls
 	Seed               uint64
+}
+
+// Hooks let a test disturb calls of the migration that it chooses while they are made. Each may be nil; all are called from several
+// goroutines at once.
+type Hooks struct {
+	// Invoke stands between the state machines and the functions; invoke runs the function.
+	Invoke func(ctx context.Context, function string, payload []byte, invoke func(context.Context, []byte) ([]byte, error)) ([]byte, error)
+	// Door decides about the functions' requests to a domain; side is "source" or "destination".
+	Door func(side string, r frontdoor.Request) frontdoor.Fault
+	// S3 decides about the functions' requests to S3.
+	S3 func(s3gateway.Request) s3gateway.Answer
 }
 
 // FaultNames are the faults as an operator writes them.
@@ -63,7 +75,15 @@ func (c *chance) float() float64 {
 	return c.r.Float64()
 }
 
-func (f Faults) door(side string) func(frontdoor.Request) frontdoor.Fault {
+func (f Faults) door(side string, hook func(string, frontdoor.Request) frontdoor.Fault) func(frontdoor.Request) frontdoor.Fault {
+	if hook != nil {
+		return func(r frontdoor.Request) frontdoor.Fault {
+			if r.Principal != callerRole {
+				return frontdoor.Fault{}
+			}
+			return hook(side, r)
+		}
+	}
 	if !f.GatewayTimeout {
 		return nil
 	}
@@ -87,7 +107,10 @@ func (f Faults) kill() func(string) (time.Duration, bool) {
 	}
 }
 
-func (f Faults) s3() func(s3gateway.Request) s3gateway.Answer {
+func (f Faults) s3(hook func(s3gateway.Request) s3gateway.Answer) func(s3gateway.Request) s3gateway.Answer {
+	if hook != nil {
+		return hook
+	}
 	if !f.S3Unavailable {
 		return nil
 	}

@@ -246,6 +246,34 @@ func (h *Host) PIDs(function string) []int {
 	return pids
 }
 
+// Interruption is an end that an invocation does not expect.
+type Interruption string
+
+// The interruptions. Of both the caller sees what the service answers; of a time-out without waiting for it.
+const (
+	Crash   Interruption = "crash"
+	TimeOut Interruption = "time-out"
+)
+
+// Interrupt ends the function's processes that work on an invocation now, and reports how many.
+func (h *Host) Interrupt(function string, how Interruption) int {
+	h.mu.Lock()
+	var working []*process
+	for p := range h.live {
+		if p.function.Name == function {
+			working = append(working, p)
+		}
+	}
+	h.mu.Unlock()
+	n := 0
+	for _, p := range working {
+		if p.interrupt(how) {
+			n++
+		}
+	}
+	return n
+}
+
 // Close kills every process that the host started, waits until they are gone and closes the logs. Invocations under way fail.
 func (h *Host) Close() error {
 	h.mu.Lock()

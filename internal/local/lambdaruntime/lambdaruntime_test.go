@@ -478,3 +478,29 @@ func TestStartRefuses(t *testing.T) {
 		})
 	}
 }
+
+func TestInterrupt(t *testing.T) {
+	h := start(t, time.Minute, nil)
+	for how, want := range map[Interruption]string{Crash: "Runtime.ExitError", TimeOut: "Sandbox.Timedout"} {
+		if n := h.Interrupt("step", how); n != 0 {
+			t.Errorf("%s: %d idle processes were interrupted", how, n)
+		}
+		mark := filepath.Join(t.TempDir(), "working")
+		done := make(chan error, 1)
+		go func() {
+			_, err := invoke(t, h, event{Do: "hang", Touch: mark})
+			done <- err
+		}()
+		until(t, "the function works", func() bool { return exists(mark) })
+		if n := h.Interrupt("step", how); n != 1 {
+			t.Errorf("%s: %d processes were interrupted, want one", how, n)
+		}
+		err := <-done
+		if failure, ok := errors.AsType[*FunctionError](err); !ok || failure.Type != want {
+			t.Errorf("%s: got %v, want %s", how, err, want)
+		}
+		if _, err := invoke(t, h, event{}); err != nil {
+			t.Errorf("after %s: %v", how, err)
+		}
+	}
+}

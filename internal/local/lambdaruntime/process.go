@@ -147,8 +147,7 @@ func (p *process) run(ctx context.Context, inv *invocation) (result []byte, retr
 		inv.answer(nil, p.exitError(inv))
 	case <-timeout.C:
 		p.end()
-		inv.answer(nil, &FunctionError{Type: "Sandbox.Timedout",
-			Message: fmt.Sprintf("RequestId: %s Error: Task timed out after %.2f seconds", inv.id, p.function.Timeout.Seconds())})
+		inv.answer(nil, p.timedOut(inv))
 	case <-ctx.Done():
 		p.end()
 		return nil, false, context.Cause(ctx)
@@ -172,6 +171,25 @@ func (p *process) killDuring(inv *invocation) {
 	if p.current == inv {
 		p.kill()
 	}
+}
+
+// interrupt ends p if it works on an invocation, which fails in the way that is named.
+func (p *process) interrupt(how Interruption) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.current == nil {
+		return false
+	}
+	if how == TimeOut {
+		p.current.answer(nil, p.timedOut(p.current))
+	}
+	p.kill()
+	return true
+}
+
+func (p *process) timedOut(inv *invocation) *FunctionError {
+	return &FunctionError{Type: "Sandbox.Timedout",
+		Message: fmt.Sprintf("RequestId: %s Error: Task timed out after %.2f seconds", inv.id, p.function.Timeout.Seconds())}
 }
 
 // exitError says why p, which has exited, did not answer.

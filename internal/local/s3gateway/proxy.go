@@ -57,6 +57,7 @@ const (
 	// InternalError is S3's InternalError: inside a 200 for CopyObject, UploadPartCopy and CompleteMultipartUpload, which S3
 	// may answer so because it sends the status before it is done; a 500 for everything else.
 	InternalError
+	Skewed // 403 RequestTimeTooSkewed, as a caller is answered whose clock is wrong
 )
 
 // Proxy stands between S3 clients and the gateway. It passes the Host header on, which is part of a signature.
@@ -136,6 +137,8 @@ func (p *Proxy) handler(forward http.Handler) http.Handler {
 				status = http.StatusOK
 			}
 			writeError(w, r, status, "InternalError", "We encountered an internal error. Please try again.")
+		case Skewed:
+			writeError(w, r, http.StatusForbidden, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large.")
 		case Cut:
 			panic(http.ErrAbortHandler) // net/http's way to close a connection without an answer
 		case CutAfter:

@@ -349,6 +349,23 @@ func TestInternalErrorIsA500ForOtherKinds(t *testing.T) {
 	}
 }
 
+func TestSkewed(t *testing.T) {
+	p, err := NewProxy("http://127.0.0.1:1", func(Request) Answer { return Skewed })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	response, err := http.Get(p.URL() + "/bucket/key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, _ := io.ReadAll(response.Body)
+	if response.StatusCode != http.StatusForbidden || !bytes.Contains(body, []byte("<Code>RequestTimeTooSkewed</Code>")) {
+		t.Errorf("got %s: %s", response.Status, body)
+	}
+}
+
 func TestClassify(t *testing.T) {
 	for _, test := range []struct {
 		method, target, copySource string
