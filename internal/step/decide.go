@@ -214,11 +214,14 @@ func (s Decide) look(ctx context.Context, j *journal.Journal, p migration.Plan, 
 	}
 	if _, replayed := h.Split(p); len(replayed) > 0 {
 		open := indexNames(slices.DeleteFunc(replayed, func(x migration.PlannedIndex) bool { return !there[x.Name].Open }))
-		began := s.Clock.Now()
-		if err := source.Refresh(ctx, open...); err != nil {
-			return err
+		// Twice, as for the freeze: the second one finds what was written during the first.
+		for range 2 {
+			began := s.Clock.Now()
+			if err := source.Refresh(ctx, open...); err != nil {
+				return err
+			}
+			h.Probe.Refresh = s.Clock.Now().Sub(began).Seconds()
 		}
-		h.Probe.Refresh = s.Clock.Now().Sub(began).Seconds()
 	}
 	h.Probe.Verify = s.verify(ctx, j, p, h.Strategies, there, byName(copies))
 	// The last round closed what it restored, unless a snapshot of the destination's own held it: that would hold up the cut-over, too.
@@ -248,6 +251,11 @@ func (s Decide) verify(ctx context.Context, j *journal.Journal, p migration.Plan
 	}
 	if slices.ContainsFunc(p.Indices, func(x migration.PlannedIndex) bool { return !copies[x.Name].Open }) {
 		destination = source
+	}
+	// In the freeze there is nothing left to refresh: the last delta has seen to it.
+	if err := refreshBoth(ctx, source, destination, p); err != nil {
+		slog.WarnContext(ctx, "a verification could not be tried, so that its time is assumed", "error", err)
+		return 0
 	}
 	began := s.Clock.Now()
 	var compared, replayed float64
@@ -365,4 +373,12 @@ func saveCutOver(ctx context.Context, j *journal.Journal, c migration.CutOver) e
 		n = len(list)
 	}
 	return j.SaveDocument(ctx, cutOverFile(n+1), c)
+}
+
+// refreshBoth refreshes the planned indices on both sides.
+func refreshBoth(ctx context.Context, source, destination VerifyShards, p migration.Plan) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return source.Refresh(ctx, p.Names()...) })
+	group.Go(func() error { return destination.Refresh(ctx, p.Names()...) })
+	return group.Wait()
 }

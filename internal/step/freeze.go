@@ -201,6 +201,10 @@ func (s Freeze) begin(ctx context.Context, g ground) (journal.Freeze, error) {
 	if err := silence(ctx, newUndoLog(g.journal, s.Domain, s.Clock), p); err != nil {
 		return journal.Freeze{}, err
 	}
+	// While clients still write, so that little is left to refresh for the last pass and for the verification.
+	if err := s.Domain(p.Spec.Source).Refresh(ctx, p.Names()...); err != nil {
+		return journal.Freeze{}, err
+	}
 	return s.record(ctx, g)
 }
 
