@@ -31,7 +31,7 @@ type Config struct {
 	RetentionDays int `json:"retentionDays"`
 	// VPC puts the functions that speak to domains into subnets; nil means that the domains have public endpoints.
 	VPC *VPC `json:"vpc,omitempty"`
-	// AlarmTopicARN is the SNS topic that the alarms notify; empty means that they only show in CloudWatch.
+	// AlarmTopicARN is the SNS topic that the alarms notify, and the questions to the operator; empty means that they only show in CloudWatch.
 	AlarmTopicARN string     `json:"alarmTopicArn,omitempty"`
 	Schedules     []Schedule `json:"schedules,omitempty"`
 }

@@ -89,6 +89,10 @@ func newRoles(stack awscdk.Stack, c Config, journal awss3.Bucket) map[duty]awsia
 		},
 	}))
 
+	if c.AlarmTopicARN != "" {
+		allow(roles[decider], "TellTheOperator", []string{"sns:Publish"}, c.AlarmTopicARN)
+	}
+
 	allow(roles[copier], "ListBuckets", []string{"s3:GetBucketLocation", "s3:ListBucket"}, buckets...)
 	allow(roles[copier], "ReadSource", []string{"s3:GetObject"}, each(c.SourceBuckets, objectsARN)...)
 	// Delete: a stale index-N at the destination has to go before the copy is published.

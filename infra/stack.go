@@ -126,6 +126,9 @@ func newFunction(stack awscdk.Stack, c Config, f names.Function, role awsiam.Rol
 		Tracing:       awslambda.Tracing_ACTIVE,
 		Environment:   &map[string]*string{names.JournalBucketVariable: journal.BucketName()},
 	}
+	if f.Name == "ask" && c.AlarmTopicARN != "" {
+		(*props.Environment)[names.TopicVariable] = jsii.String(c.AlarmTopicARN)
+	}
 	if f.Name == "thaw" {
 		// The thaw rule invokes it asynchronously: what EventBridge delivered, Lambda tries three times and would then drop.
 		props.OnFailure = awslambdadestinations.NewSqsDestination(unheard)

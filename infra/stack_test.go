@@ -413,7 +413,7 @@ func TestFunctions(t *testing.T) {
 				"MemorySize":    fmt.Sprint(f.MemoryMB),
 				"LoggingConfig": `{"LogFormat":"JSON","LogGroup":{"Ref":"` + log + `"}}`,
 				"TracingConfig": `{"Mode":"Active"}`,
-				"Environment":   `{"Variables":{"JOURNAL_BUCKET":{"Ref":"` + journal + `"}}}`,
+				"Environment":   `{"Variables":{"JOURNAL_BUCKET":{"Ref":"` + journal + `"}` + map[string]string{"ask": `,"TOPIC_ARN":"arn:aws:sns:eu-west-1:111122223333:operators"`}[f.Name] + `}}`,
 				"Role":          getAtt(role),
 			} {
 				expectJSON(t, property, r.Properties[property], want)
@@ -731,14 +731,18 @@ func nagFindings(stack awscdk.Stack) []string {
 func TestLint(t *testing.T) {
 	s := synthesized(t)
 	needTool(t, "cfn-lint", "checks the template; pip install -r tools/python/requirements.txt")
-	// cfn-lint 1.51 takes the branches of a Parallel state for JSONPath: it refuses an expression as a number there, and fails over
-	// telling so. It gets a number; tools/validators read the definition as it is.
-	const expression = `\"TimeoutSeconds\": \"{% $decision.cutoverTimeoutSeconds %}\"`
-	if strings.Count(s.text, expression) != 2 {
-		t.Errorf("the template does not have %s twice", expression)
+	// cfn-lint 1.51 refuses an expression as a number, which JSONata states may have there, and in the branches of a Parallel state fails
+	// over telling so. It gets a number; tools/validators read the definition as it is.
+	text := s.text
+	for expression, times := range map[string]int{"$decision.cutoverTimeoutSeconds": 2, "$decision.answerTimeoutSeconds": 1} {
+		expression = `\"TimeoutSeconds\": \"{% ` + expression + ` %}\"`
+		if n := strings.Count(text, expression); n != times {
+			t.Errorf("the template has %s %d times, want %d", expression, n, times)
+		}
+		text = strings.ReplaceAll(text, expression, `\"TimeoutSeconds\": 900`)
 	}
 	file := filepath.Join(t.TempDir(), "template.json")
-	if err := os.WriteFile(file, []byte(strings.ReplaceAll(s.text, expression, `\"TimeoutSeconds\": 900`)), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	// W3005: the CDK writes DependsOn beside each Fn::GetAtt of a role, so that its policy is there first.

@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
+	"github.com/aws/aws-sdk-go-v2/service/sns"
 
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/journal"
@@ -73,6 +74,15 @@ func (c *Clients) S3(region string) *s3.Client {
 // Replayer returns the replay from one domain to the other.
 func (c *Clients) Replayer(source, destination migration.Endpoint) *replay.Replayer {
 	return &replay.Replayer{Source: c.Domain(source), Destination: c.Domain(destination)}
+}
+
+// Notify returns how the operator is told that an answer is waited for; nil when the environment names no topic.
+func (c *Clients) Notify() func(ctx context.Context, subject, message string) error {
+	topic := os.Getenv(names.TopicVariable)
+	if topic == "" {
+		return nil
+	}
+	return notifier{sns.NewFromConfig(c.aws), topic}.notify
 }
 
 // Copier returns the copy engine between two repositories' buckets; copies are asked of the destination's Region.

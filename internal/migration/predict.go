@@ -404,7 +404,7 @@ func replays(passes []Pass) (runs []sample, perSecond float64) {
 	var rates []float64
 	for i, p := range passes {
 		load := float64(p.Documents + p.Deleted)
-		runs = append(runs, sample{load, p.Seconds})
+		runs = append(runs, sample{load, p.last()})
 		if i == 0 {
 			continue // it had everything since the base
 		}
@@ -444,7 +444,7 @@ func walkPasses(passes []Pass) (misses []float64) {
 	for t := max(2, len(passes)-compared); t < len(passes); t++ {
 		runs, perSecond := replays(passes[:t])
 		interval := passes[t].StartedAt.Sub(passes[t-1].StartedAt).Seconds()
-		misses = append(misses, miss(passes[t].Seconds, pace(runs).at(perSecond*max(0, interval))))
+		misses = append(misses, miss(passes[t].last(), pace(runs).at(perSecond*max(0, interval))))
 	}
 	return misses
 }

@@ -103,6 +103,17 @@ type Pass struct {
 	Bytes      int64     `json:"bytes"`
 	Deleted    int64     `json:"deleted"`
 	Seconds    float64   `json:"seconds"`
+	// AsLast is how long a last pass with as much to do would have taken, in the freeze: without what warm passes do for those to come
+	// and, where there is little to write, with the deletions beside it. Zero is not known.
+	AsLast float64 `json:"asLastSeconds,omitempty"`
+}
+
+// last is what the pass says of a last one.
+func (p Pass) last() float64 {
+	if p.AsLast > 0 {
+		return p.AsLast
+	}
+	return p.Seconds
 }
 
 // wasteful are the indices that rounds do not serve: those whose restore moved far more than their snapshot, because updated documents

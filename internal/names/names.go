@@ -14,6 +14,8 @@ const (
 const (
 	// JournalBucketVariable names the deployment's own bucket, where plans, rounds and reports are kept.
 	JournalBucketVariable = "JOURNAL_BUCKET"
+	// TopicVariable names the SNS topic that is told when an operator's word is waited for; it may be missing.
+	TopicVariable = "TOPIC_ARN"
 )
 
 // Function is one Lambda: a directory under lambdas/ and a state's worker.

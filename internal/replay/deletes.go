@@ -47,6 +47,8 @@ type DeleteResult struct {
 	Listed    int64    `json:"listed"`              // documents whose ids were read
 	Throttled int64    `json:"throttled,omitempty"` // requests and operations that were answered 429 and repeated
 	Seconds   float64  `json:"seconds"`
+	// Settling is what of these was for the passes to come: it is not done in the freeze.
+	Settling float64 `json:"settlingSeconds,omitempty"`
 
 	// For AccountDeletes: what was written, the shards that have nothing left to delete, and those that were found equal then.
 	Written []ShardWritten  `json:"written,omitempty"`
@@ -71,6 +73,7 @@ func (r DeleteResult) Plus(next DeleteResult) DeleteResult {
 	next.Listed += r.Listed
 	next.Throttled += r.Throttled
 	next.Seconds += r.Seconds
+	next.Settling += r.Settling
 	next.Written = slices.Concat(r.Written, next.Written)
 	next.Settled = slices.Concat(r.Settled, next.Settled)
 	next.Equal = slices.Concat(r.Equal, next.Equal)
@@ -227,7 +230,9 @@ func (r *Replayer) ReconcileDeletes(ctx context.Context, states []State, shards 
 		}
 	}
 	if failure == nil && ctx.Err() == nil && !beside {
+		began := time.Now()
 		w.settle(work, byName, settled)
+		w.result.Settling = time.Since(began).Seconds()
 	}
 	w.result.Done = len(w.result.Rest) == 0
 	w.result.Seconds = time.Since(started).Seconds()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/domainferry/domainferry/internal/fault"
@@ -41,6 +42,8 @@ const questionFile = "question.json"
 type Ask struct {
 	Journal *journal.Store
 	Clock   Clock
+	// Notify tells the operator; nil when there is nobody to be told.
+	Notify func(ctx context.Context, subject, message string) error
 }
 
 // Run is the state Ask.
@@ -65,5 +68,33 @@ func (s Ask) Run(ctx context.Context, in AskInput) (Question, error) {
 		q.Dominates = d.Prediction.Dominates
 	}
 	slog.InfoContext(ctx, "waiting for the operator's answer", "migration", q.Migration, "reason", q.Reason, "answers", fmt.Sprint(q.Answers))
-	return q, j.SaveDocument(ctx, questionFile, q)
+	if err := j.SaveDocument(ctx, questionFile, q); err != nil || s.Notify == nil {
+		return q, err
+	}
+	return q, s.Notify(ctx, q.subject(), q.message())
+}
+
+// subject is a line of at most 100 characters, as SNS has it.
+func (q Question) subject() string {
+	return "Domain Ferry: migration " + q.Migration + " waits for your answer" // a name has at most 50 characters
+}
+
+// message says what is asked, what will happen and how to answer.
+func (q Question) message() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Migration %s (%s) waits for your answer since %s.\n\n%s\n", q.Migration, q.Execution, q.AskedAt.Format(time.RFC3339), q.Reason)
+	if q.Dominates != "" {
+		fmt.Fprintf(&b, "What costs most: %s.\n", q.Dominates)
+	}
+	if q.WouldFit != "" {
+		fmt.Fprintf(&b, "It would fit with %s.\n", q.WouldFit)
+	}
+	if q.NotAnswer != "" {
+		fmt.Fprintf(&b, "The last answer was not understood: %s.\n", q.NotAnswer)
+	}
+	b.WriteString("\nUntil you answer, clients write to the source as before. The answers:\n")
+	for _, a := range q.Answers {
+		fmt.Fprintf(&b, "\n%s: %s\n  %s\n", a.Action, a.Meaning, a.Command)
+	}
+	return b.String()
 }

@@ -259,7 +259,11 @@ func TestAsk(t *testing.T) {
 	p := &migration.Prediction{Seconds: 90, Low: 80, High: 400, Dominates: "restore on node n1"}
 	d := migration.Decision{Action: migration.AskFirst, Reason: "it does not fit", WouldFit: "it would with 400 s", Prediction: p}
 	in := AskInput{Migration: "orders", Round: 4, Execution: mine, TaskToken: "AAA+/=", Answer: "perhaps"}
-	ask := Ask{w.store, w}
+	var told []string
+	ask := Ask{w.store, w, func(_ context.Context, subject, message string) error {
+		told = append(told, subject, message)
+		return nil
+	}}
 	if _, err := ask.Run(t.Context(), in); !fault.Is(err, fault.JournalMissing) {
 		t.Errorf("without a decision: %v", err)
 	}
@@ -282,6 +286,14 @@ func TestAsk(t *testing.T) {
 	}
 	if out.Reason != d.Reason || out.WouldFit != d.WouldFit || out.Dominates != p.Dominates || out.NotAnswer != "perhaps" || !out.AskedAt.Equal(w.now) || out.Execution != mine {
 		t.Errorf("%+v", out)
+	}
+	if len(told) != 2 || len(told[0]) > 100 || !strings.Contains(told[0], "orders") {
+		t.Errorf("told %q", told)
+	}
+	for _, part := range []string{"it does not fit", "restore on node n1", "it would with 400 s", "perhaps", out.Answers[0].Command, out.Answers[2].Command} {
+		if !strings.Contains(told[1], part) {
+			t.Errorf("the message does not say %q:\n%s", part, told[1])
+		}
 	}
 	var lines []string
 	for _, a := range out.Answers {

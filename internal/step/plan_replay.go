@@ -164,15 +164,19 @@ func (s PlanReplay) plan(ctx context.Context, j *journal.Journal, source, destin
 // bring brings a pass of one slice over, with its deletions and its record. What does not succeed at once (done is false) is where the
 // states of large passes find it.
 func (s PlanReplay) bring(ctx context.Context, j *journal.Journal, p migration.Plan, destination PlanReplayDomain, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, err error) {
+	var spared float64
 	if in.Final && pass.Operations <= smallDelta && state.ready(nil) && len(replay.CutDeletes(pass.States, pass.Moved)) <= 1 {
 		done, err = s.bringLast(ctx, j, p, destination, in, pass, engine, state, out)
 	} else {
-		done, err = s.bringWarm(ctx, j, p, destination, in, pass, engine, state, out)
+		done, spared, err = s.bringWarm(ctx, j, p, destination, in, pass, engine, state, out)
 	}
 	if err != nil || !done {
 		return false, later(ctx, err)
 	}
 	record := state.record(in, out.StartedAt, s.Clock.Now())
+	if !in.Final {
+		record.AsLast = record.Seconds - spared
+	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return state.save(groupCtx, j) })
 	group.Go(func() error { return j.SavePass(groupCtx, record) })
@@ -183,25 +187,31 @@ func (s PlanReplay) bring(ctx context.Context, j *journal.Journal, p migration.P
 	return true, nil
 }
 
-// bringWarm leaves deletions of many shards to calls side by side.
-func (s PlanReplay) bringWarm(ctx context.Context, j *journal.Journal, p migration.Plan, destination PlanReplayDomain, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, err error) {
+// bringWarm leaves deletions of many shards to calls side by side. It returns the seconds that a last pass would have spared.
+func (s PlanReplay) bringWarm(ctx context.Context, j *journal.Journal, p migration.Plan, destination PlanReplayDomain, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, spared float64, err error) {
+	planned := s.Clock.Now()
 	results, done, err := s.slices(ctx, j, in, *pass, engine, out)
 	if err != nil || !done {
-		return false, err
+		return false, 0, err
 	}
 	if err := state.advance(ctx, j, engine, in, *pass, results); err != nil {
-		return false, err
+		return false, 0, err
 	}
 	if len(replay.CutDeletes(state.States, state.Rest)) > 1 {
-		return false, nil
+		return false, 0, nil
 	}
+	written := s.Clock.Now()
 	if done, err := state.reconcile(ctx, j, engine, p, in); err != nil || !done {
-		return false, err
+		return false, 0, err
+	}
+	spared = state.settling
+	if pass.Operations <= smallDelta {
+		spared += max(0, min(seconds(planned, written), seconds(written, s.Clock.Now())-state.settling))
 	}
 	if in.Final && len(state.States) > 0 {
-		return true, state.seal(ctx, j, destination)
+		return true, spared, state.seal(ctx, j, destination)
 	}
-	return true, nil
+	return true, spared, nil
 }
 
 // smallDelta is the most operations of a last pass whose deletions are looked for while they are written.

@@ -42,6 +42,8 @@ type replayState struct {
 	// Sealed says that the copies are blocked, or about to be: the last pass was over. Before they are written to again they have to be
 	// made ready.
 	Sealed bool `json:"sealed,omitempty"`
+
+	settling float64 // seconds that this call's deletions have spent for the passes to come
 }
 
 func stateFile() string        { return "replay/state.json" }
@@ -218,6 +220,7 @@ func (s *replayState) reconcile(ctx context.Context, j *journal.Journal, engine 
 		r, err := engine.ReconcileDeletes(ctx, s.States, s.Rest, deadline)
 		s.States = replay.AccountDeletes(s.States, r)
 		s.Deleted += r.SharedDeleted + r.ReplayedDeleted
+		s.settling += r.Settling
 		if err != nil {
 			return false, err
 		}

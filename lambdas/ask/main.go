@@ -1,4 +1,4 @@
-// Command ask is the Lambda that asks the operator how to go on when the write downtime will not fit the window (internal/step/ask.go).
+// Command ask is the Lambda that asks the operator for approval, or how to go on when the write downtime will not fit the window (internal/step/ask.go).
 package main
 
 import (
@@ -15,5 +15,5 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	lambdahost.Start(step.Ask{Journal: c.Journal, Clock: step.WallClock{}}.Run)
+	lambdahost.Start(step.Ask{Journal: c.Journal, Clock: step.WallClock{}, Notify: c.Notify()}.Run)
 }
