@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -26,20 +27,51 @@ func (j *Journal) Fence(ctx context.Context) (Fence, error) {
 	return f, err
 }
 
-// Begin takes both domains for the execution and opens the fence for it. A domain that another execution has is DomainTaken; what was
-// taken already is given back then.
+// Begin opens the fence for the execution and takes the domains for it. A domain or a migration that another execution has is
+// DomainTaken; what was taken already is given back then.
 func (j *Journal) Begin(ctx context.Context, execution string, now time.Time, undo Undoing, endpoints ...string) error {
-	// In one order, so that of two that want both one gets both.
-	endpoints = slices.Sorted(slices.Values(endpoints))
-	for i, e := range endpoints {
+	if err := j.Vacate(ctx, execution, undo, endpoints...); err != nil {
+		return err
+	}
+	// In one order, so that of two that want both one gets both. The fence is first: it says what is to be given back.
+	f := Fence{Execution: execution, Endpoints: slices.Sorted(slices.Values(endpoints)), Since: now}
+	if err := j.store.put(ctx, j.key("fence.json"), f); err != nil {
+		return err
+	}
+	for _, e := range f.Endpoints {
 		if _, err := j.store.TakeLease(ctx, e, Owner{Migration: j.migration, Execution: execution}, now, undo); err != nil {
-			for _, taken := range endpoints[:i] {
-				err = errors.Join(err, j.store.ReleaseLease(ctx, taken, execution, now))
-			}
+			_, closed := j.Close(ctx, execution, now)
+			return errors.Join(err, closed, j.End(ctx, execution, now))
+		}
+	}
+	return nil
+}
+
+// Vacate makes sure that the execution can have the migration and the domains: one that another execution has which still runs is
+// fault.DomainTaken with its name; what one has left behind that has ended is undone.
+func (j *Journal) Vacate(ctx context.Context, execution string, undo Undoing, endpoints ...string) error {
+	f, err := j.Fence(ctx)
+	if err != nil {
+		return err
+	}
+	if f.Execution != "" && f.Execution != execution && f.EndedAt.IsZero() {
+		running, err := j.store.running(ctx, f.Execution)
+		if err != nil {
+			return err
+		}
+		if running {
+			return fault.Newf(fault.DomainTaken, "run migration", j.migration, "execution %s runs it since %s", f.Execution, f.Since.Format(time.RFC3339))
+		}
+		if err := undo(ctx, f.Execution); err != nil {
+			return fmt.Errorf("undo what execution %s has left behind: %w", f.Execution, err)
+		}
+	}
+	for _, e := range endpoints {
+		if _, _, err := j.store.vacate(ctx, e, execution, undo); err != nil {
 			return err
 		}
 	}
-	return j.store.put(ctx, j.key("fence.json"), Fence{Execution: execution, Endpoints: endpoints, Since: now})
+	return nil
 }
 
 // Close closes the fence: no step of the execution acts any more. It reports whether the fence is the execution's: that of a newer one

@@ -33,26 +33,20 @@ type Executions interface {
 // Undoing undoes what an execution has left behind that has ended without giving its domains back.
 type Undoing func(ctx context.Context, execution string) error
 
-// Vacate makes sure that the domain can be taken by the execution: a lease of another one that still runs is fault.DomainTaken with its
-// name; what one has left behind that has ended is undone.
-func (s *Store) Vacate(ctx context.Context, endpoint, execution string, undo Undoing) error {
-	_, _, err := s.vacate(ctx, endpoint, execution, undo)
-	return err
-}
-
 // free is nil when no execution has one of the domains.
 func (s *Store) free(ctx context.Context, endpoints ...string) error {
 	undone := func(_ context.Context, execution string) error {
 		return fault.Newf(fault.Busy, "use domain", execution, "it has ended and what it changed is still being undone")
 	}
 	for _, e := range endpoints {
-		if err := s.Vacate(ctx, e, "", undone); err != nil {
+		if _, _, err := s.vacate(ctx, e, "", undone); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// vacate makes sure that the domain can be taken by the execution.
 func (s *Store) vacate(ctx context.Context, endpoint, execution string, undo Undoing) (l Lease, tag string, err error) {
 	ended := ""
 	for {

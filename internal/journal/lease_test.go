@@ -144,9 +144,14 @@ func TestFence(t *testing.T) {
 	}
 	// The second one gets neither domain, also not the one that comes first.
 	wantFault(t, begin(books, "arn:2", "https://a.example", domain), fault.DomainTaken, "arn:1")
-	if got := held("https://a.example"); got != "arn:2 false" {
-		t.Errorf("a domain taken in vain is held by %s", got)
+	if l, err := store.Lease(t.Context(), "https://a.example"); err != nil || l.Epoch != 0 {
+		t.Errorf("taken in vain: %+v, %v", l, err)
 	}
+	if f, err := books.Fence(t.Context()); err != nil || f.Execution != "" {
+		t.Errorf("%+v, %v", f, err)
+	}
+	// Nor does another execution of the same migration, whatever its domains.
+	wantFault(t, begin(orders, "arn:2", "https://b.example"), fault.DomainTaken, "orders", "arn:1")
 	if err := acts(orders, "arn:1"); err != nil {
 		t.Error(err)
 	}
@@ -226,5 +231,27 @@ func TestLeaseOfADeadOwnerWaitsForItsUndoing(t *testing.T) {
 	wantFault(t, err, fault.Unavailable, "arn:1 has left behind")
 	if l, err := store.Lease(t.Context(), domain); err != nil || l.Execution != "arn:1" {
 		t.Errorf("%+v, %v", l, err)
+	}
+}
+
+// Two begin at the same time: the one who comes second to a domain gives back what it has.
+func TestBeginTakesAllOrNothing(t *testing.T) {
+	m, store := newMemory()
+	store = store.Asking(running{"arn:1": true, "arn:2": true})
+	m.beforePut = func(key string) {
+		if strings.HasSuffix(key, "books/fence.json") {
+			m.beforePut = nil
+			if err := store.Migration("orders").Begin(t.Context(), "arn:1", at, nothing, domain); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	books := store.Migration("books")
+	wantFault(t, books.Begin(t.Context(), "arn:2", at, nothing, domain, "https://a.example"), fault.DomainTaken, "arn:1")
+	if l, err := store.Lease(t.Context(), "https://a.example"); err != nil || l.EndedAt.IsZero() {
+		t.Errorf("kept: %+v, %v", l, err)
+	}
+	if f, err := books.Fence(t.Context()); err != nil || f.EndedAt.IsZero() {
+		t.Errorf("open: %+v, %v", f, err)
 	}
 }

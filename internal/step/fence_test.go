@@ -27,7 +27,7 @@ func TestPreflightIsRefusedADomainThatIsTaken(t *testing.T) {
 		w.running = map[string]bool{mine: true}
 		w.frozen(mine, journal.Frozen)
 		_, err := preflight(w).Run(t.Context(), PreflightInput{Input: json.RawMessage(in), Execution: others})
-		wantFault(t, err, fault.DomainTaken, "https://destination", `"orders"`, mine)
+		wantFault(t, err, fault.DomainTaken, "orders", mine)
 		w.wantLog()
 		if l := w.lease("https://destination"); l.Execution != mine || !l.EndedAt.IsZero() {
 			t.Errorf("%s: %+v", name, l)

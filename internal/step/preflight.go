@@ -104,17 +104,8 @@ func (s Preflight) Run(ctx context.Context, in PreflightInput) (PreflightOutput,
 	j := s.Journal.Migration(spec.Migration)
 	endpoints := []string{spec.Source.Endpoint, spec.Destination.Endpoint}
 	if spec.Mode != migration.Assess {
-		for _, e := range endpoints {
-			// Before anything is looked at: what another execution has left behind is not how things are.
-			if err := s.Journal.Vacate(ctx, e, in.Execution, s.End); fault.Is(err, fault.DomainTaken) {
-				taken, _ := fault.As(err)
-				found.other = append(found.other, taken)
-			} else if err != nil {
-				return PreflightOutput{}, err
-			}
-		}
-		// How the domains are now is the other one's doing.
-		if err := found.fault(spec.Migration); err != nil {
+		// Before anything is looked at: how the domains are now may be another execution's doing.
+		if err := j.Vacate(ctx, in.Execution, s.End, endpoints...); err != nil {
 			return PreflightOutput{}, err
 		}
 	}

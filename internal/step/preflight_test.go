@@ -41,7 +41,7 @@ func TestPreflightWritesThePlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.wantLog("put executions/"+strings.NewReplacer(":", "_", "/", "_").Replace(mine)+".json",
-		"put leases/destination.json", "put leases/source.json", "put fence.json", "put plan.json")
+		"put fence.json", "put leases/destination.json", "put leases/source.json", "put plan.json")
 	p, err := w.journal().Plan(t.Context(), mine)
 	if err != nil {
 		t.Fatal(err)
