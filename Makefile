@@ -51,6 +51,11 @@ fire: build ## migrations under fire: every document compared at the end, build/
 	go run ./cmd/fire -v $(strip $(if $(SEEDS),-seeds='$(SEEDS)') $(if $(FIRST),-first='$(FIRST)') $(if $(PAIRS),-pairs='$(PAIRS)') \
 		$(if $(ENGINE),-engine='$(ENGINE)') $(addprefix -tool=,$(wildcard ../shared/tools/compare-indices)))
 
+.PHONY: fault-matrix
+fault-matrix: build ## one fault in every state of a migration, under writes: build/fault-matrix.json; ENGINE=model|nodes STATES= FAULTS= CASES= SEED=
+	go run ./cmd/fault-matrix $(strip $(if $(ENGINE),-engine='$(ENGINE)') $(if $(STATES),-states='$(STATES)') \
+		$(if $(FAULTS),-faults='$(FAULTS)') $(if $(CASES),-cases='$(CASES)') $(if $(SEED),-seed='$(SEED)'))
+
 .PHONY: doctor
 doctor: ## what this machine has, what it lacks and what for
 	go run ./cmd/domainferry doctor
@@ -61,7 +66,8 @@ test: build ## every test; without Java, Node or Maven the tests that need them 
 	elif [ "$${CI:-}" = true ]; then echo 'make test: node is missing: the CDK (infra) runs on it' >&2; exit 1; \
 	else echo 'make test: node is missing, infra is skipped: the CDK runs on it' >&2; \
 		packages="$$(go list ./... | grep -v '/infra$$')"; fi; \
-	echo "go test -p 2 -timeout 20m $$packages"; go test -p 2 -timeout 20m $$packages
+	: "$${DOMAIN_FERRY_TEST_PAIRS:=first}"; export DOMAIN_FERRY_TEST_PAIRS; \
+	echo "DOMAIN_FERRY_TEST_PAIRS=$$DOMAIN_FERRY_TEST_PAIRS go test -p 2 -timeout 20m $$packages"; go test -p 2 -timeout 20m $$packages
 
 .PHONY: simulate
 simulate: ## migrations of 10,000 shards and 100 TB on a virtual clock; SEED= SEEDS= SHARDS= NODES= WINDOW=
