@@ -145,23 +145,6 @@ func TestDecideTriesTheCutOver(t *testing.T) {
 	}
 }
 
-func TestSomeOfManyShards(t *testing.T) {
-	list := func(indices, shards int) (s []replay.State) {
-		for range indices {
-			s = append(s, replay.State{Shards: make([]replay.ShardState, shards)})
-		}
-		return s
-	}
-	for _, c := range []struct {
-		indices, shards, tried int
-		of                     float64
-	}{{1, 1, 1, 1}, {1, 1000, 1, 1}, {20, 10, 20, 1}, {400, 1, 200, 2}, {350, 10, 20, 17.5}} {
-		if tried, of := some(list(c.indices, c.shards)); len(tried) != c.tried || of != c.of {
-			t.Errorf("%d indices of %d shards: %d, each for %v", c.indices, c.shards, len(tried), of)
-		}
-	}
-}
-
 func TestDecideSavesTheSwitch(t *testing.T) {
 	arrange := func(t *testing.T) *world {
 		w := plannedWorld(t)

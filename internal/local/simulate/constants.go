@@ -24,7 +24,9 @@ const (
 
 	refreshStep = 15 * time.Minute // writes between two looks become segments of at most that much time
 	writeNoise  = 0.25
-	bigMerges   = 0.01 // of each written shard, a day: everything becomes one segment
+	// forceMerges are of each shard that is written no more, a day: everything becomes one segment. While it is written, merges are Lucene's
+	// own, up to 5 GB; the engines' guides advise against forcing more ("only after you have finished writing").
+	forceMerges = 0.01
 
 	sourceRTT      = 0.030 // from the Lambdas' Region to the source's
 	destinationRTT = 0.004

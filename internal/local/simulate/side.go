@@ -233,10 +233,17 @@ func (s *side) transfer(n *node, bytes int64, throttle float64) time.Duration {
 
 // advance lets the writers have written to a shard of the source until now.
 func (s *side) advance(p *primary) {
-	if p.shard == nil || p.index.kind == static {
+	if p.shard == nil {
 		return
 	}
 	x := p.index
+	if x.kind == static {
+		if since := s.now.Sub(p.synced); since > 0 && s.w.random.Float64() < forceMerges*since.Hours()/24 {
+			p.forceMerge()
+		}
+		p.synced = s.now
+		return
+	}
 	for p.synced.Before(s.now) {
 		until := s.now
 		if frozen := s.w.blocked[x.name]; !frozen.IsZero() && frozen.Before(until) {
@@ -250,9 +257,6 @@ func (s *side) advance(p *primary) {
 		middle := p.synced.Add(step / 2)
 		factor := daily(middle) * step.Seconds() * noise(s.w.random, writeNoise)
 		p.write(s.round(x.appends*factor), s.round(x.updates*factor), s.round(x.erase*factor), x.bytesPerDoc)
-		if s.w.random.Float64() < bigMerges*step.Hours()/24 {
-			p.forceMerge()
-		}
 		p.synced = p.synced.Add(step)
 	}
 }
