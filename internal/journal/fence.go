@@ -3,7 +3,6 @@ package journal
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -55,15 +54,9 @@ func (j *Journal) Vacate(ctx context.Context, execution string, undo Undoing, en
 		return err
 	}
 	if f.Execution != "" && f.Execution != execution && f.EndedAt.IsZero() {
-		running, err := j.store.running(ctx, f.Execution)
-		if err != nil {
+		taken := fault.Newf(fault.DomainTaken, "run migration", j.migration, "execution %s runs it since %s", f.Execution, f.Since.Format(time.RFC3339))
+		if err := j.store.succeed(ctx, f.Execution, taken, undo); err != nil {
 			return err
-		}
-		if running {
-			return fault.Newf(fault.DomainTaken, "run migration", j.migration, "execution %s runs it since %s", f.Execution, f.Since.Format(time.RFC3339))
-		}
-		if err := undo(ctx, f.Execution); err != nil {
-			return fmt.Errorf("undo what execution %s has left behind: %w", f.Execution, err)
 		}
 	}
 	for _, e := range endpoints {

@@ -57,18 +57,30 @@ func (s *Store) vacate(ctx context.Context, endpoint, execution string, undo Und
 		if l.Epoch == 0 || !l.EndedAt.IsZero() || l.Execution == execution || l.Execution == ended {
 			return l, tag, nil
 		}
-		running, err := s.running(ctx, l.Execution)
-		if err != nil {
+		taken := fault.Newf(fault.DomainTaken, "take domain", endpoint, "migration %q has it since %s, by execution %s", l.Migration, l.TakenAt.Format(time.RFC3339), l.Execution)
+		if err := s.succeed(ctx, l.Execution, taken, undo); err != nil {
 			return l, tag, err
-		}
-		if running {
-			return l, tag, fault.Newf(fault.DomainTaken, "take domain", endpoint, "migration %q has it since %s, by execution %s", l.Migration, l.TakenAt.Format(time.RFC3339), l.Execution)
-		}
-		if err := undo(ctx, l.Execution); err != nil {
-			return l, tag, fmt.Errorf("undo what execution %s has left behind: %w", l.Execution, err)
 		}
 		ended = l.Execution
 	}
+}
+
+// succeed is taken while the execution runs; what one has left behind that has ended is undone. Without anybody to ask, it is taken to run.
+func (s *Store) succeed(ctx context.Context, execution string, taken *fault.Error, undo Undoing) error {
+	if s.executions == nil {
+		return taken
+	}
+	running, err := s.executions.Running(ctx, execution)
+	if err != nil {
+		return err
+	}
+	if running {
+		return taken
+	}
+	if err := undo(ctx, execution); err != nil {
+		return fmt.Errorf("undo what execution %s has left behind: %w", execution, err)
+	}
+	return nil
 }
 
 // TakeLease gives the owner the lease of a domain, once it is vacated. Taking what the owner has already changes nothing.
@@ -123,14 +135,6 @@ func (s *Store) Leases(ctx context.Context) ([]Lease, error) {
 func (s *Store) lease(ctx context.Context, endpoint string) (l Lease, tag string, err error) {
 	tag, _, err = s.read(ctx, leaseKey(endpoint), &l)
 	return l, tag, err
-}
-
-// running is false only when the service says so: without anybody to ask, an owner is taken to be alive.
-func (s *Store) running(ctx context.Context, execution string) (bool, error) {
-	if s.executions == nil {
-		return true, nil
-	}
-	return s.executions.Running(ctx, execution)
 }
 
 func leaseKey(endpoint string) string {

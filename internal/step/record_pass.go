@@ -28,8 +28,8 @@ type RecordPassDomain interface {
 	UpdateAliases(ctx context.Context, actions []cluster.AliasAction) error
 }
 
-// RecordPass collects what the parts of the deletions did, and writes the pass to the journal. After the last one, inside the freeze, it blocks the copies until they are verified
-// and gives them the source's aliases, which a restore brings to the other indices.
+// RecordPass collects what the parts of the deletions did, and writes the pass to the journal. After the last one, inside the freeze, it
+// blocks the copies until they are verified and gives them the source's aliases, which a restore brings to the other indices.
 type RecordPass struct {
 	Journal *journal.Store
 	Domain  func(migration.Endpoint) RecordPassDomain

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/domainferry/domainferry/internal/cluster"
@@ -62,10 +63,7 @@ func (l undoLog) change(ctx context.Context, p migration.Plan, e migration.Endpo
 			continue
 		}
 		for {
-			next, err := l.entry(p, e, w, u, now, refused)
-			if err != nil {
-				return err
-			}
+			next := l.entry(p, e, w, u, now, refused)
 			written := u == next
 			if !written {
 				if written, err = l.journal.ReplaceUndo(ctx, next, tag); err != nil {
@@ -116,21 +114,21 @@ func (l undoLog) retract(ctx context.Context, p migration.Plan, e migration.Endp
 
 // entry is what the log has to say before the change is made. An outstanding one, of an earlier attempt or execution, knows how it was
 // before.
-func (l undoLog) entry(p migration.Plan, e migration.Endpoint, w wanted, u journal.Undo, now cluster.ClusterSettings, refused error) (journal.Undo, error) {
+func (l undoLog) entry(p migration.Plan, e migration.Endpoint, w wanted, u journal.Undo, now cluster.ClusterSettings, refused error) journal.Undo {
 	if u.Outstanding() {
 		u.Execution = p.Execution
-		return u, nil
+		return u
 	}
 	u = journal.Undo{Execution: p.Execution, DomainARN: e.DomainARN, Endpoint: e.Endpoint, Setting: w.setting, At: l.clock.Now()}
 	if refused != nil {
 		u.NotMade = notAllowed(refused)
-		return u, nil
+		return u
 	}
 	if value, set := now.Persistent[w.setting]; set {
 		u.Before = &value
 	}
 	u.Set, u.NotMade = w.value(now)
-	return u, nil
+	return u
 }
 
 // set makes a change that is not made yet.
@@ -268,8 +266,8 @@ func byHand(u journal.Undo) string {
 	return fmt.Sprintf("PUT %s/_cluster/settings %s", u.Endpoint, body)
 }
 
-// end undoes everything but what keeps the source quiet after a hand-over, and returns what the report should warn of. It is no reason to fail a migration that has
-// succeeded: the thaw that follows every execution's end tries again.
+// end undoes everything but what keeps the source quiet after a hand-over, and returns what the report should warn of. It is no reason to
+// fail a migration that has succeeded: the thaw that follows every execution's end tries again.
 func (l undoLog) end(ctx context.Context, source string) []string {
 	failed := l.keep(ctx, source, keptOnPurpose)
 	if failed == nil {
@@ -295,10 +293,5 @@ func (l undoLog) end(ctx context.Context, source string) []string {
 // undone reports whether an end of this execution has undone something: it was redriven since.
 func (l undoLog) undone(ctx context.Context, execution string) (bool, error) {
 	list, err := l.journal.UndoLog(ctx)
-	for _, u := range list {
-		if u.Execution == execution && !u.UndoneAt.IsZero() {
-			return true, err
-		}
-	}
-	return false, err
+	return slices.ContainsFunc(list, func(u journal.Undo) bool { return u.Execution == execution && !u.UndoneAt.IsZero() }), err
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/domainferry/domainferry/internal/local/frontdoor"
 	"github.com/domainferry/domainferry/internal/local/lambdaruntime"
 	"github.com/domainferry/domainferry/internal/local/s3gateway"
+	"github.com/domainferry/domainferry/internal/local/workload"
 )
 
 // injector stands behind the hooks of one environment; it does what the present shot says.
@@ -197,7 +198,7 @@ func (s *shot) answered(ctx context.Context, function string, phase Phase, in ma
 	return func(out []byte, err error) ([]byte, error) {
 		if err == nil && function == "poll-status" && phase == Warm {
 			var status map[string]any
-			if err := json.Unmarshal(out, &status); err == nil && status["waitSeconds"] == 1.0 && pause(ctx, shortWait) == nil {
+			if err := json.Unmarshal(out, &status); err == nil && status["waitSeconds"] == 1.0 && workload.Pause(ctx, shortWait) == nil {
 				status["waitSeconds"] = 0
 				return json.Marshal(status)
 			}

@@ -221,7 +221,7 @@ func (t *trial) settle(ctx context.Context, r *result, failed time.Time) (handed
 			}
 			return handedOver, nil
 		}
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
+		if err := workload.Pause(ctx, 20*time.Millisecond); err != nil {
 			return false, err
 		}
 	}
@@ -283,7 +283,7 @@ func (t *trial) last(ctx context.Context, r *result) error {
 			r.problem("the destination acknowledged %d writes within %s: %s", t.writer.Stats().AtDestination, patience, t.writer.Stats().LastError)
 			return nil
 		}
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
+		if err := workload.Pause(ctx, 20*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -349,15 +349,4 @@ func (t *trial) clean(ctx context.Context) error {
 		errs = append(errs, os.RemoveAll(filepath.Join(t.env.Gateway.BucketPath(side.Bucket), t.name)))
 	}
 	return errors.Join(errs...)
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

@@ -175,7 +175,7 @@ func Run(ctx context.Context, cfg Config) (r Result, err error) {
 	writer := workload.StartMixedWriter(ctx, source, mixed, workload.MixedWriterOptions{Rate: cfg.Rate, Cuts: cfg.Cuts})
 	defer writer.Stop()
 	t := &trial{cfg: cfg, env: env, writer: writer, mixed: mixed, result: &r, began: began}
-	if err := pause(ctx, cfg.Warmup); err != nil {
+	if err := workload.Pause(ctx, cfg.Warmup); err != nil {
 		return r, err
 	}
 	if err := t.migrate(ctx); err != nil {
@@ -350,7 +350,7 @@ func (t *trial) writesAreBack(ctx context.Context) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("the source refuses writes %s later", patience)
 		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
+		if err := workload.Pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -390,7 +390,7 @@ func (t *trial) afterwards(ctx context.Context) error {
 			t.result.Failed = fmt.Sprintf("the destination acknowledged %d writes within a minute: %s", t.writer.Stats().AtDestination, t.writer.Stats().LastError)
 			return nil
 		}
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
+		if err := workload.Pause(ctx, 50*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -419,15 +419,4 @@ func (t *trial) independently(ctx context.Context) error {
 	}
 	t.say("the independent comparison: %s", t.result.Tool)
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

@@ -329,40 +329,31 @@ func TestProxyFaults(t *testing.T) {
 	}
 }
 
-func TestInternalErrorIsA500ForOtherKinds(t *testing.T) {
-	p, err := NewProxy("http://127.0.0.1:1", func(Request) Answer { return InternalError })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	response, err := http.Get(p.URL() + "/bucket/key")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, _ := io.ReadAll(response.Body)
-	if response.StatusCode != 500 || !bytes.Contains(body, []byte("<Code>InternalError</Code>")) {
-		t.Errorf("got %s: %s", response.Status, body)
+func TestRefusedAnswers(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer Answer
+		status int
+	}{
+		"InternalError":        {InternalError, http.StatusInternalServerError}, // of other kinds than copies
+		"RequestTimeTooSkewed": {Skewed, http.StatusForbidden},
+	} {
+		p, err := NewProxy("http://127.0.0.1:1", func(Request) Answer { return c.answer })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		response, err := http.Get(p.URL() + "/bucket/key")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		body, _ := io.ReadAll(response.Body)
+		if response.StatusCode != c.status || !bytes.Contains(body, []byte("<Code>"+name+"</Code>")) {
+			t.Errorf("%s: got %s: %s", name, response.Status, body)
+		}
 	}
 	if _, err := NewProxy("not an endpoint", nil); err == nil {
 		t.Error("a bad endpoint is not refused")
-	}
-}
-
-func TestSkewed(t *testing.T) {
-	p, err := NewProxy("http://127.0.0.1:1", func(Request) Answer { return Skewed })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	response, err := http.Get(p.URL() + "/bucket/key")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, _ := io.ReadAll(response.Body)
-	if response.StatusCode != http.StatusForbidden || !bytes.Contains(body, []byte("<Code>RequestTimeTooSkewed</Code>")) {
-		t.Errorf("got %s: %s", response.Status, body)
 	}
 }
 

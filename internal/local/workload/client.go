@@ -187,8 +187,8 @@ func (c Client) count(ctx context.Context, index string) (int64, error) {
 	return *answer.Count, nil
 }
 
-// pause waits or returns the context's error.
-func pause(ctx context.Context, d time.Duration) error {
+// Pause waits or returns the context's error.
+func Pause(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -211,7 +211,7 @@ func persistently(ctx context.Context, what string, request func(attempt int) er
 		if ctx.Err() != nil || !(unknown(err) || answered && answer.status == http.StatusTooManyRequests) {
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		if err := pause(ctx, min(200*time.Millisecond<<attempt, 3*time.Second)); err != nil {
+		if err := Pause(ctx, min(200*time.Millisecond<<attempt, 3*time.Second)); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 	}

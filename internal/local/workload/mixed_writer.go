@@ -313,7 +313,7 @@ func (w *MixedWriter) send(random *rand.Rand, ops []*mixedOp, body []byte) {
 		}
 	}
 	if wait > 0 {
-		_ = pause(w.ctx, wait) // the Writer's end is seen by the pacer
+		_ = Pause(w.ctx, wait) // the Writer's end is seen by the pacer
 	}
 }
 
