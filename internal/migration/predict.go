@@ -596,10 +596,12 @@ func (a ahead) overhead(p *Prediction, byRounds bool) Phase {
 	source, destination := read(a.probe.Source), read(a.probe.Destination)
 	journal, task := or(a.probe.Journal, assumedJournal), or(a.probe.Task, assumedTask)
 	cold, back := max(task, or(a.probe.Cold, assumedCold)), or(a.probe.Return, journal+task)
-	freeze, between := freezeBase+journal+freezeReads*source, besideBase+besideJournal*journal+besideTasks*task
+	// Writes are proven to stand still while the source is refreshed.
+	reads := freezeReads * source
 	if a.replay {
-		freeze += a.probe.Refresh
+		reads = max(reads, a.probe.Refresh)
 	}
+	freeze, between := freezeBase+journal+reads, besideBase+besideJournal*journal+besideTasks*task
 	if byRounds {
 		between = besideBase + roundJournal*journal + roundTasks*task + roundCalls*max(source, destination)
 	}

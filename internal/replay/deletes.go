@@ -47,8 +47,10 @@ type DeleteResult struct {
 	Listed    int64    `json:"listed"`              // documents whose ids were read
 	Throttled int64    `json:"throttled,omitempty"` // requests and operations that were answered 429 and repeated
 	Seconds   float64  `json:"seconds"`
-	// Settling is what of these was for the passes to come: it is not done in the freeze.
-	Settling float64 `json:"settlingSeconds,omitempty"`
+	// Settling is what of these is not done in the freeze: work for the passes to come, and waiting longer for the source's refresh than for
+	// the destination's, because the freeze has seen to that. Refreshing is the rest of that refresh.
+	Settling   float64 `json:"settlingSeconds,omitempty"`
+	Refreshing float64 `json:"refreshingSeconds,omitempty"`
 
 	// For AccountDeletes: what was written, the shards that have nothing left to delete, and those that were found equal then.
 	Written []ShardWritten  `json:"written,omitempty"`
@@ -74,6 +76,7 @@ func (r DeleteResult) Plus(next DeleteResult) DeleteResult {
 	next.Throttled += r.Throttled
 	next.Seconds += r.Seconds
 	next.Settling += r.Settling
+	next.Refreshing += r.Refreshing
 	next.Written = slices.Concat(r.Written, next.Written)
 	next.Settled = slices.Concat(r.Settled, next.Settled)
 	next.Equal = slices.Concat(r.Equal, next.Equal)
@@ -198,7 +201,8 @@ func (r *Replayer) ReconcileDeletes(ctx context.Context, states []State, shards 
 	unseen = slices.Compact(slices.Sorted(slices.Values(unseen)))
 	w := &deleteWork{Replayer: r, budget: newBudget(deadline), changed: map[ShardRef]int64{}, unsettled: map[ShardRef]bool{}}
 	w.budget.lanes = r.readingLanes()
-	if err := r.refreshBoth(ctx, w.budget, unseen); err != nil && !errors.Is(err, errCut) {
+	var err error
+	if w.result.Settling, w.result.Refreshing, err = r.refreshBoth(ctx, w.budget, unseen); err != nil && !errors.Is(err, errCut) {
 		return DeleteResult{Rest: shards}, err
 	}
 
@@ -232,7 +236,7 @@ func (r *Replayer) ReconcileDeletes(ctx context.Context, states []State, shards 
 	if failure == nil && ctx.Err() == nil && !beside {
 		began := time.Now()
 		w.settle(work, byName, settled)
-		w.result.Settling = time.Since(began).Seconds()
+		w.result.Settling += time.Since(began).Seconds()
 	}
 	w.result.Done = len(w.result.Rest) == 0
 	w.result.Seconds = time.Since(started).Seconds()
@@ -642,17 +646,20 @@ func (w *deleteWork) histograms(ctx context.Context, ref ShardRef, ranges []clus
 	return w.Replayer.histograms(ctx, ref, ranges, width, w.budget)
 }
 
-func (r *Replayer) refreshBoth(ctx context.Context, b budget, names []string) error {
+// refreshBoth says also how much longer the source took than the destination, and how long that one took, in seconds.
+func (r *Replayer) refreshBoth(ctx context.Context, b budget, names []string) (longer, rest float64, err error) {
 	if len(names) == 0 {
-		return nil
+		return 0, 0, nil
 	}
-	ask := func(domain Domain) func() (struct{}, error) {
-		return func() (struct{}, error) {
-			return patiently(ctx, b, nil, func() (struct{}, error) { return struct{}{}, domain.Refresh(ctx, names...) })
+	ask := func(domain Domain) func() (float64, error) {
+		return func() (float64, error) {
+			began := time.Now()
+			_, err := patiently(ctx, b, nil, func() (struct{}, error) { return struct{}{}, domain.Refresh(ctx, names...) })
+			return time.Since(began).Seconds(), err
 		}
 	}
-	_, _, err := both(ask(r.Source), ask(r.Destination))
-	return err
+	source, destination, err := both(ask(r.Source), ask(r.Destination))
+	return max(0, source-destination), destination, err
 }
 
 // both asks the two sides at the same time.

@@ -38,7 +38,7 @@ func sourceComplete(mapping json.RawMessage) (ok bool, reason string) {
 		return true, ""
 	}
 	if err := json.Unmarshal(mapping, &top); err != nil {
-		return false, fmt.Sprintf("its mapping cannot be read (%v)", err)
+		return false, fmt.Sprintf("its mapping cannot be read (%.200v)", err)
 	}
 	if raw, has := top["_source"]; has {
 		var s struct {
@@ -48,13 +48,13 @@ func sourceComplete(mapping json.RawMessage) (ok bool, reason string) {
 			Excludes json.RawMessage `json:"excludes"`
 		}
 		if err := json.Unmarshal(raw, &s); err != nil {
-			return false, fmt.Sprintf("its mapping of _source cannot be read (%v)", err)
+			return false, fmt.Sprintf("its mapping of _source cannot be read (%.200v)", err)
 		}
 		switch {
 		case s.Enabled == false || s.Enabled == "false" || s.Mode == "disabled":
 			return false, "its _source is disabled, so that there are no documents to copy"
 		case s.Mode != "" && s.Mode != "stored":
-			return false, "its _source is " + s.Mode + ", so that documents cannot be copied as they were sent"
+			return false, fmt.Sprintf("its _source is %.40s, so that documents cannot be copied as they were sent", s.Mode)
 		case filters(s.Includes) || filters(s.Excludes):
 			return false, "its _source is filtered (includes or excludes), so that fields would be lost"
 		}

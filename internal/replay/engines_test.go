@@ -456,7 +456,7 @@ func underFire(t *testing.T, sourceURL, destinationURL, root, engine string) {
 		}
 	}
 	downtime := time.Since(frozenSince)
-	evidence, err := r.Verify(t.Context(), states, 0, time.Now().Add(time.Minute))
+	evidence, err := verified(t, r, states, 0, time.Now().Add(time.Minute))
 	if err != nil || !evidence[0].OK {
 		t.Errorf("%+v, %v", evidence, err)
 	}
@@ -497,7 +497,7 @@ func underFire(t *testing.T, sourceURL, destinationURL, root, engine string) {
 	if err != nil || after[0].Shards[0].Unaccounted+after[0].Shards[1].Unaccounted != 1 {
 		t.Errorf("%+v, %v: want one operation unaccounted for", after, err)
 	}
-	if evidence, err = r.Verify(t.Context(), states, 0, time.Time{}); err != nil || evidence[0].OK {
+	if evidence, err = verified(t, r, states, 0, time.Time{}); err != nil || evidence[0].OK {
 		t.Errorf("%+v, %v: want the foreign document found", evidence, err)
 	}
 }
@@ -524,7 +524,7 @@ func atRest(t *testing.T, r *Replayer, states []State, block func(any)) []State 
 	}
 	verified := func(unmoved int) {
 		t.Helper()
-		if e, err := r.Verify(t.Context(), states, 0, time.Time{}); err != nil || !e[0].OK || e[0].Unmoved != unmoved {
+		if e, err := verified(t, r, states, 0, time.Time{}); err != nil || !e[0].OK || e[0].Unmoved != unmoved {
 			t.Errorf("%+v, %v: want %d shards that are not compared again", e, err, unmoved)
 		}
 	}

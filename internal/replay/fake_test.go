@@ -17,9 +17,10 @@ import (
 
 // fake is a cluster of one index in memory: shards with sequence numbers, versions, tombstones and a refreshed view that lags behind.
 type fake struct {
-	mu     sync.Mutex
-	uuid   string
-	shards []*fakeShard
+	starting bool // the index was opened, and none of its shards has started
+	mu       sync.Mutex
+	uuid     string
+	shards   []*fakeShard
 	// before runs, outside the lock, before every call; its error is the call's.
 	before func(op string) error
 	// after runs after a bulk request was carried out; its error is the call's.
@@ -164,6 +165,9 @@ func (f *fake) ShardHistories(ctx context.Context, indices ...string) (map[strin
 		return nil, err
 	}
 	defer f.mu.Unlock()
+	if f.starting {
+		return map[string]cluster.IndexHistory{}, nil
+	}
 	h := cluster.IndexHistory{UUID: f.uuid}
 	for k, s := range f.shards {
 		h.Shards = append(h.Shards, cluster.ShardHistory{Shard: k, HistoryUUID: s.history, PrimaryTerm: s.term, MaxSeqNo: s.next - 1, GlobalCheckpoint: s.next - 1})
@@ -227,6 +231,22 @@ func (f *fake) ShardHistogram(ctx context.Context, _ string, shard int, ranges [
 		return nil, fmt.Errorf("fake: %d buckets of %d ranges are too many", len(out), len(ranges))
 	}
 	return out, nil
+}
+
+func (f *fake) ShardCensus(ctx context.Context, _ string, shard int, base, width int64) (map[int64]int64, int64, error) {
+	if err := f.enter(ctx, "census"); err != nil {
+		return nil, 0, err
+	}
+	defer f.mu.Unlock()
+	upto, above := map[int64]int64{}, int64(0)
+	for _, d := range f.within(shard, []cluster.SeqRange{{From: -1, Upto: unbounded}}) {
+		if d.SeqNo > base {
+			above++
+		} else {
+			upto[base+1-(base-d.SeqNo)/width*width-width]++
+		}
+	}
+	return upto, above, nil
 }
 
 func (f *fake) LatestDocuments(ctx context.Context, _ string, keys []cluster.DocumentKey, source bool) ([]cluster.ShardDocument, error) {

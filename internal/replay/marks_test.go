@@ -130,14 +130,14 @@ func TestLastPassLooksAtMovedShards(t *testing.T) {
 	}
 	same(t, source, copied)
 	asked = maps.Clone(source.calls)
-	evidence, err := r.Verify(t.Context(), states, 0, time.Time{})
+	evidence, err := verified(t, r, states, 0, time.Time{})
 	if err != nil || !evidence[0].OK || evidence[0].Shards != shards || evidence[0].Unmoved != shards-1 {
 		t.Errorf("%+v, %v", evidence, err)
 	}
 	if n := int64(len(source.live())); evidence[0].SharedSource+evidence[0].ReplayedSource != n || evidence[0].SharedDestination+evidence[0].ReplayedDestination != n {
 		t.Errorf("%+v: want %d documents", evidence[0], n)
 	}
-	if got := since(source, asked); got["counts"] != 1 || got["histogram"] != 1 {
+	if got := since(source, asked); got["census"] != 1 {
 		t.Errorf("%v: want one shard compared", got)
 	}
 	// With nothing changed there is nothing to do at all.
@@ -150,7 +150,7 @@ func TestLastPassLooksAtMovedShards(t *testing.T) {
 	if a, b := since(source, asked), since(copied, askedCopy); !maps.Equal(a, map[string]int{"histories": 1}) || !maps.Equal(b, map[string]int{"histories": 2}) {
 		t.Errorf("asked the source for %v, the copy for %v", a, b)
 	}
-	if evidence, err := r.Verify(t.Context(), states, 0, time.Time{}); err != nil || !evidence[0].OK || evidence[0].Unmoved != shards {
+	if evidence, err := verified(t, r, states, 0, time.Time{}); err != nil || !evidence[0].OK || evidence[0].Unmoved != shards {
 		t.Errorf("%+v, %v", evidence, err)
 	}
 }
@@ -162,7 +162,7 @@ func TestLateWriteMovesTheCopy(t *testing.T) {
 	gone := cluster.DocumentKey{ID: "d0"}
 	copied.forget()
 	copied.apply(cluster.Write{DocumentKey: gone, Version: 1, Source: []byte(`{}`)})
-	evidence, err := r.Verify(t.Context(), states, 0, time.Time{})
+	evidence, err := verified(t, r, states, 0, time.Time{})
 	if err != nil || evidence[0].OK || evidence[0].Unmoved != 7 {
 		t.Errorf("%+v, %v: want the shard compared, and its document found", evidence, err)
 	}
@@ -238,7 +238,7 @@ func TestUnprovenShardsAreLookedAtAgain(t *testing.T) {
 					t.Errorf("after %+v only %v are looked at again", d, pass.Moved)
 				}
 				same(t, source, copied)
-				if e, err := r.Verify(t.Context(), states, 0, time.Time{}); err != nil || !e[0].OK {
+				if e, err := verified(t, r, states, 0, time.Time{}); err != nil || !e[0].OK {
 					t.Errorf("%+v, %v", e, err)
 				}
 			})
@@ -252,13 +252,13 @@ func TestBusyShardsAreNotVerified(t *testing.T) {
 	source.put(cluster.DocumentKey{ID: "new"}, `{}`) // after the plan of the next pass, say
 	mark := states[0].Shards[source.shardOf(cluster.DocumentKey{ID: "new"})].Verified
 	copied.put(cluster.DocumentKey{ID: "other"}, `{}`)
-	if e, err := r.Verify(t.Context(), states, 0, time.Time{}); err != nil || e[0].OK || mark == nil {
+	if e, err := verified(t, r, states, 0, time.Time{}); err != nil || e[0].OK || mark == nil {
 		t.Errorf("%+v, %v, mark %v", e, err, mark)
 	}
 	// An index that was created anew has nothing of what was found before.
 	_, copied, r, states = many(t, 2)
 	copied.uuid = "another"
-	if e, err := r.Verify(t.Context(), states, 0, time.Time{}); err != nil || e[0].Unmoved != 0 {
+	if e, err := verified(t, r, states, 0, time.Time{}); err != nil || e[0].Unmoved != 0 {
 		t.Errorf("%+v, %v", e, err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/fault"
@@ -56,6 +57,8 @@ type Pass struct {
 	Slices     []Slice    `json:"slices"`     // none when nothing has changed
 	Frozen     bool       `json:"frozen,omitempty"`
 	Drops      []Drop     `json:"drops,omitempty"`
+	// Refreshing is how long the source's refresh took, in seconds. In the freeze there is next to nothing left for it.
+	Refreshing float64 `json:"refreshingSeconds,omitempty"`
 }
 
 // PlanOptions say how to cut a pass.
@@ -90,8 +93,17 @@ func (r *Replayer) Plan(ctx context.Context, states []State, o PlanOptions) (Pas
 	}
 	var searched []string
 	for _, s := range states {
-		from, to := source[s.Index], destination[s.Index]
-		reason, err := checkHistory(s, from, to)
+		from, here := source[s.Index]
+		to, there := destination[s.Index]
+		reason, err := "", error(nil)
+		switch {
+		case !here:
+			reason = "it is missing or closed at the source"
+		case !there:
+			reason = "its copy is missing or closed at the destination"
+		default:
+			reason, err = checkHistory(s, from, to)
+		}
 		if err != nil {
 			return pass, err
 		}
@@ -134,20 +146,30 @@ func (r *Replayer) Plan(ctx context.Context, states []State, o PlanOptions) (Pas
 		}
 	}
 	if len(searched) > 0 {
+		began := time.Now()
 		if _, err := patiently(ctx, budget{}, nil, func() (struct{}, error) { return struct{}{}, r.Source.Refresh(ctx, searched...) }); err != nil {
 			return Pass{}, err
 		}
+		pass.Refreshing = time.Since(began).Seconds()
 	}
 	pass.Slices = cut(pass.Ranges, pass.Operations, o)
 	return pass, nil
 }
 
-// histories reads all histories; an index that is missing or closed has none.
+// histories reads all histories. An index that is missing or closed has none; one that was opened a moment ago has one without shards,
+// because statistics know only those that have started.
 func histories(ctx context.Context, domain Domain, names []string) (map[string]cluster.IndexHistory, error) {
 	read := func(names ...string) (map[string]cluster.IndexHistory, error) {
 		return patiently(ctx, budget{}, nil, func() (map[string]cluster.IndexHistory, error) { return domain.ShardHistories(ctx, names...) })
 	}
 	all, err := read(names...)
+	if err == nil {
+		for _, name := range names {
+			if _, started := all[name]; !started {
+				all[name] = cluster.IndexHistory{}
+			}
+		}
+	}
 	if !gone(err) {
 		return all, err
 	}
@@ -171,10 +193,10 @@ func gone(err error) bool {
 
 func checkHistory(s State, source, destination cluster.IndexHistory) (reason string, err error) {
 	switch {
-	case source.UUID == "" && len(source.Shards) == 0:
-		return "it is missing or closed at the source", nil
-	case destination.UUID == "" && len(destination.Shards) == 0:
-		return "its copy is missing or closed at the destination", nil
+	case len(source.Shards) == 0:
+		return "", unassigned("plan a pass at the source", s.Index, 0)
+	case len(destination.Shards) == 0:
+		return "", unassigned("plan a pass at the destination", s.Index, 0)
 	case s.SourceUUID != "" && source.UUID != s.SourceUUID:
 		return "it was deleted and created anew, shrunk, split or restored at the source since its base snapshot (another index uuid)", nil
 	case s.DestinationUUID != "" && destination.UUID != s.DestinationUUID:

@@ -263,7 +263,7 @@ func replayHistory(t *testing.T, seed uint64) {
 			}
 		}
 	}
-	evidence, err := r.Verify(t.Context(), states, 0, time.Time{})
+	evidence, err := verified(t, r, states, 0, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func replayHistory(t *testing.T, seed uint64) {
 	for i := range states[0].Shards {
 		states[0].Shards[i].Verified = nil
 	}
-	again, err := r.Verify(t.Context(), states, 0, time.Time{})
+	again, err := verified(t, r, states, 0, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -335,7 +335,7 @@ func TestVerifyFinds(t *testing.T) {
 				}
 			})
 			tc.spoil(r.Destination.(*fake))
-			evidence, err := r.Verify(t.Context(), states, 0, time.Time{})
+			evidence, err := verified(t, r, states, 0, time.Time{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -374,7 +374,7 @@ func TestVerifyHashesTheLatest(t *testing.T) {
 	states[0].Shards[0].Verified = nil
 	for limit, hashed := range map[int64]int64{0: 902, 1: 1, 2: 2, 10: 10, 200: 200, 5000: 902} {
 		calls := source.calls["documents"]
-		e, err := r.Verify(t.Context(), states, limit, time.Time{})
+		e, err := verified(t, r, states, limit, time.Time{})
 		if err != nil || !e[0].OK || e[0].Hashed != hashed || e[0].SourceSum != e[0].DestinationSum {
 			t.Errorf("limit %d: %+v, %v, want %d hashed", limit, e, err, hashed)
 		}
@@ -385,7 +385,7 @@ func TestVerifyHashesTheLatest(t *testing.T) {
 	d := copied.shards[0].docs["last"]
 	d.Source = json.RawMessage(`{"spoilt":1}`)
 	copied.shards[0].docs["last"] = d
-	if e, err := r.Verify(t.Context(), states, 1, time.Time{}); err != nil || e[0].OK || !slices.Equal(e[0].DifferentIDs, []string{"last"}) {
+	if e, err := verified(t, r, states, 1, time.Time{}); err != nil || e[0].OK || !slices.Equal(e[0].DifferentIDs, []string{"last"}) {
 		t.Errorf("%+v, %v: want the latest change compared", e, err)
 	}
 }
@@ -711,4 +711,30 @@ func TestPatiently(t *testing.T) {
 			t.Errorf("%d calls, %v: want to be cut by the deadline", n, err)
 		}
 	})
+}
+
+// verified is Verify, after the refreshes that it asks for.
+func verified(t *testing.T, r *Replayer, states []State, limit int64, deadline time.Time) ([]Evidence, error) {
+	t.Helper()
+	names := make([]string, len(states))
+	for i, s := range states {
+		names[i] = s.Index
+	}
+	if _, _, err := r.refreshBoth(t.Context(), budget{}, names); err != nil {
+		t.Fatal(err)
+	}
+	return r.Verify(t.Context(), states, limit, deadline)
+}
+
+// A copy that was opened a moment ago has no shards yet. It is waited for, and not given up.
+func TestPlanWaitsForShardsToStart(t *testing.T) {
+	for _, side := range []string{"source", "destination"} {
+		source := newFake("s", 3)
+		r, states := replayed(t, source, func() { source.put(cluster.DocumentKey{ID: "a"}, `{}`) })
+		map[string]*fake{"source": source, "destination": r.Destination.(*fake)}[side].starting = true
+		pass, err := r.Plan(t.Context(), states, PlanOptions{})
+		if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), side) || len(pass.Drops) > 0 {
+			t.Errorf("%s: %+v, %v", side, pass.Drops, err)
+		}
+	}
 }

@@ -50,7 +50,8 @@ type Evidence struct {
 	DifferentIDs []string `json:"differentIds,omitempty"`
 }
 
-// Verify compares replayed indices after the last pass and its deletions, while no writes arrive at either side: counts and the
+// Verify compares replayed indices after the last pass and its deletions, while no writes arrive at either side, and after both were
+// refreshed, as it reads what searches see: counts and the
 // histogram of sequence numbers in the shared region, counts and up to limit documents for each index (0: all; the limit is
 // divided among its shards) in the replayed one. It stops hashing at the
 // deadline, a zero one means none. Shards that a pass found equal are not read again while neither side has moved since. The error is of
@@ -64,13 +65,10 @@ func (r *Replayer) Verify(ctx context.Context, states []State, limit int64, dead
 		names[i] = s.Index
 	}
 	b := newBudget(deadline)
-	// The numbers and the refresh need not wait for each other: nothing is written any more.
-	var here, there map[string]cluster.IndexHistory
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() (err error) { here, err = histories(groupCtx, r.Source, names); return err })
-	group.Go(func() (err error) { there, err = histories(groupCtx, r.Destination, names); return err })
-	group.Go(func() error { return r.refreshBoth(groupCtx, budget{}, names) })
-	if err := group.Wait(); err != nil {
+	here, there, err := both(
+		func() (map[string]cluster.IndexHistory, error) { return histories(ctx, r.Source, names) },
+		func() (map[string]cluster.IndexHistory, error) { return histories(ctx, r.Destination, names) })
+	if err != nil {
 		return nil, err
 	}
 	all := Shards(states)
@@ -90,7 +88,7 @@ func (r *Replayer) Verify(ctx context.Context, states []State, limit int64, dead
 	}
 	lanes := r.readingLanes()
 	var writing sync.Mutex
-	err := eachShard(ctx, lanes, moved, func(ctx context.Context, _ int, ref ShardRef) error {
+	err = eachShard(ctx, lanes, moved, func(ctx context.Context, _ int, ref ShardRef) error {
 		s := byName[ref.Index]
 		perShard := int64(0)
 		if limit > 0 {
@@ -147,42 +145,31 @@ func (e *shardEvidence) merge(s shardEvidence) {
 // passSamples is how many documents of an index a pass compares by hash, as Verify is asked to.
 const passSamples = 200
 
-// verify compares one shard. cheap is for a shard that is likely different, because its source is written to: then the counts alone tell.
-// Otherwise all is asked for at the same time. Throttling is waited for without regard to the deadline, which bounds the hashing alone.
+// verify compares one shard. cheap is for a shard that is likely different, because its source is written to: then the counts above the base
+// alone tell. Otherwise all is asked for at the same time. Throttling is waited for without regard to the deadline, which bounds the
+// hashing alone.
 func (r *Replayer) verify(ctx context.Context, ref ShardRef, shard ShardState, limit int64, b budget, cheap bool) (shardEvidence, error) {
 	e := shardEvidence{Evidence: Evidence{Shards: 1}}
-	var shared Evidence
+	if cheap {
+		above := []cluster.SeqRange{{From: shard.Base, Upto: unbounded}}
+		here, there, err := r.counts(ctx, ref, above, above, budget{lanes: b.lanes})
+		if err != nil {
+			return e, err
+		}
+		if e.ReplayedSource, e.ReplayedDestination = here[0], there[0]; here[0] != there[0] {
+			e.Reason = e.unequal(ref)
+			return e, nil
+		}
+	}
 	var replayed shardEvidence
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		above := []cluster.SeqRange{{From: shard.Base, Upto: unbounded}}
-		here, there, err := r.counts(groupCtx, ref, above, above, budget{lanes: b.lanes})
-		if err == nil {
-			e.ReplayedSource, e.ReplayedDestination = here[0], there[0]
-		}
-		return err
-	})
-	rest := func() {
-		group.Go(func() error { return r.verifyShared(groupCtx, ref, shard.Base, &shared, b.lanes) })
-		group.Go(func() error { return r.verifyReplayed(groupCtx, ref, shard, limit, b, &replayed) })
-	}
-	if !cheap {
-		rest()
-	}
+	group.Go(func() error { return r.verifyCounts(groupCtx, ref, shard, &e.Evidence, b.lanes) })
+	group.Go(func() error { return r.verifyReplayed(groupCtx, ref, shard, limit, b, &replayed) })
 	if err := group.Wait(); err != nil {
 		return e, err
 	}
-	if cheap && e.ReplayedSource == e.ReplayedDestination {
-		group, groupCtx = errgroup.WithContext(ctx)
-		rest()
-		if err := group.Wait(); err != nil {
-			return e, err
-		}
-	}
-	counted := e.Evidence
-	e.merge(shardEvidence{Evidence: shared})
-	if counted.ReplayedSource != counted.ReplayedDestination && e.Reason == "" {
-		e.Reason = fmt.Sprintf("shard %d has %d documents above its base at the source and %d at the destination", ref.Shard, counted.ReplayedSource, counted.ReplayedDestination)
+	if e.ReplayedSource != e.ReplayedDestination && e.Reason == "" {
+		e.Reason = e.unequal(ref)
 	}
 	e.merge(replayed)
 	if e.Different > 0 && e.Reason == "" {
@@ -191,34 +178,49 @@ func (r *Replayer) verify(ctx context.Context, ref ShardRef, shard ShardState, l
 	return e, nil
 }
 
-// verifyBuckets bounds the ranges of the shared region that are compared: that the counts are equal in all has to be shown, not where
+// verifyBuckets bounds the ranges of a shard that are compared: that the counts are equal in all has to be shown, not where
 // they differ, and each of them costs time inside the freeze.
 const verifyBuckets = 512
 
 // unbounded is above every sequence number; doubles, which aggregations reckon in, hold it exactly.
 const unbounded = int64(1) << 52
 
-func (r *Replayer) verifyShared(ctx context.Context, ref ShardRef, base int64, e *Evidence, l *lanes) error {
-	if base < 0 {
-		return nil
-	}
-	width := int64(1)
-	for base/width >= verifyBuckets {
+func (e Evidence) unequal(ref ShardRef) string {
+	return fmt.Sprintf("shard %d has %d documents above its base at the source and %d at the destination", ref.Shard, e.ReplayedSource, e.ReplayedDestination)
+}
+
+// verifyCounts counts both sides' documents, in the shared region by ranges.
+func (r *Replayer) verifyCounts(ctx context.Context, ref ShardRef, shard ShardState, e *Evidence, l *lanes) error {
+	base, width := shard.Base, int64(1)
+	for max(base, shard.Position, shard.Highest)/width >= verifyBuckets {
 		width *= 2
 	}
-	here, there, err := r.histograms(ctx, ref, []cluster.SeqRange{{From: -1, Upto: base}}, width, budget{lanes: l})
+	type census struct {
+		upto  map[int64]int64
+		above int64
+	}
+	ask := func(domain Domain) func() (census, error) {
+		return func() (census, error) {
+			return patiently(ctx, budget{lanes: l}, nil, func() (c census, err error) {
+				c.upto, c.above, err = domain.ShardCensus(ctx, ref.Index, ref.Shard, base, width)
+				return c, err
+			})
+		}
+	}
+	here, there, err := both(ask(r.Source), ask(r.Destination))
 	if err != nil {
 		return err
 	}
-	for _, start := range slices.Sorted(maps.Keys(union(here, there))) {
-		e.SharedSource += here[start]
-		e.SharedDestination += there[start]
+	e.ReplayedSource, e.ReplayedDestination = here.above, there.above
+	for _, start := range slices.Sorted(maps.Keys(union(here.upto, there.upto))) {
+		e.SharedSource += here.upto[start]
+		e.SharedDestination += there.upto[start]
 		e.SharedBuckets++
-		if here[start] != there[start] {
+		if here.upto[start] != there.upto[start] {
 			e.DifferentBuckets++
 			if e.Reason == "" {
 				e.Reason = fmt.Sprintf("shard %d has %d documents with sequence numbers %d to %d at the source and %d at the destination", ref.Shard,
-					here[start], start, min(start+width-1, base), there[start])
+					here.upto[start], max(0, start), start+width-1, there.upto[start])
 			}
 		}
 	}

@@ -204,9 +204,9 @@ func (s PlanReplay) bringWarm(ctx context.Context, j *journal.Journal, p migrati
 	if done, err := state.reconcile(ctx, j, engine, p, in); err != nil || !done {
 		return false, 0, err
 	}
-	spared = state.settling
+	spared = pass.Refreshing + state.settling
 	if pass.Operations <= smallDelta {
-		spared += max(0, min(seconds(planned, written), seconds(written, s.Clock.Now())-state.settling))
+		spared += max(0, min(seconds(planned, written), seconds(written, s.Clock.Now())-state.settling-state.refreshing))
 	}
 	if in.Final && len(state.States) > 0 {
 		return true, spared, state.seal(ctx, j, destination)
@@ -357,11 +357,35 @@ func (s PlanReplay) prepare(ctx context.Context, j *journal.Journal, source, des
 			return nil, err
 		}
 	}
+	if err := holdMerges(ctx, destination, copies, state); err != nil {
+		return nil, err
+	}
 	// The source may be between two states, an alias of a restored index not yet moved: the last pass looks again, and insists.
 	if err := agreeAliases(ctx, source, destination, state.names()); err != nil && !fault.Is(err, fault.RequestRefused) {
 		return nil, err
 	}
 	return drops, nil
+}
+
+// holdMerges keeps refreshes of the copies from waiting for merges. A domain that refuses is not asked again.
+func holdMerges(ctx context.Context, destination PlanReplayDomain, copies map[string]cluster.Index, state *replayState) error {
+	if state.Merges == mergesRefused || len(state.States) == 0 {
+		return nil
+	}
+	names := slices.DeleteFunc(state.names(), func(name string) bool { return copies[name].Settings[replay.MergeOnRefresh] == "false" })
+	if len(names) == 0 {
+		state.Merges = mergesHeld // perhaps by an attempt that was killed, or whose answer was lost
+		return nil
+	}
+	err := destination.UpdateSettings(ctx, map[string]any{replay.MergeOnRefresh: false}, names...)
+	switch {
+	case fault.Is(err, fault.RequestRefused, fault.AccessDenied) && state.Merges == "":
+		state.Merges = mergesRefused
+		return nil
+	case err == nil:
+		state.Merges = mergesHeld
+	}
+	return err
 }
 
 // basesOf are the checkpoints of rounds; many indices have the same base.

@@ -42,9 +42,19 @@ type replayState struct {
 	// Sealed says that the copies are blocked, or about to be: the last pass was over. Before they are written to again they have to be
 	// made ready.
 	Sealed bool `json:"sealed,omitempty"`
+	// Merges says whether the copies' refreshes have been kept from merging; see holdMerges.
+	Merges merges `json:"merges,omitempty"`
 
-	settling float64 // seconds that this call's deletions have spent for the passes to come
+	settling, refreshing float64 // of this call's deletions, see replay.DeleteResult
 }
+
+// merges says whether refreshes of the copies wait for merges (replay.MergeOnRefresh).
+type merges string
+
+const (
+	mergesHeld    merges = "held"    // they do not; settle puts it back
+	mergesRefused merges = "refused" // the domain does not know the setting, or does not let it be
+)
 
 func stateFile() string        { return "replay/state.json" }
 func passFile(pass int) string { return fmt.Sprintf("replay/%04d/plan.json", pass) }
@@ -221,6 +231,7 @@ func (s *replayState) reconcile(ctx context.Context, j *journal.Journal, engine 
 		s.States = replay.AccountDeletes(s.States, r)
 		s.Deleted += r.SharedDeleted + r.ReplayedDeleted
 		s.settling += r.Settling
+		s.refreshing += r.Refreshing
 		if err != nil {
 			return false, err
 		}

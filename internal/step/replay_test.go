@@ -103,6 +103,37 @@ func TestPlanReplayBaseHasIdentity(t *testing.T) {
 	}
 }
 
+// Refreshes of the copies do not wait for merges, where the domain can be told so, until all is over.
+func TestReplayHoldsMerges(t *testing.T) {
+	w := replayWorld(t)
+	w.destination.merges = true
+	w.source.indices["b"].Settings[replay.MergeOnRefresh] = "true"
+	for range 2 {
+		if _, err := runPlanReplay(w, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held := 0
+	for _, line := range w.log {
+		if strings.HasPrefix(line, "destination UpdateSettings merge_on_flush") {
+			held++
+		}
+	}
+	if held != 1 || !slices.Contains(w.log, "destination UpdateSettings merge_on_flush.enabled=false on a,b") {
+		t.Errorf("log %q", w.log)
+	}
+	p, err := w.journal().Plan(t.Context(), mine)
+	w.must(err)
+	f, _, err := w.journal().Freeze(t.Context())
+	w.must(err)
+	_, err = settle(t.Context(), w.journal(), w.source, w.destination, p, f, w)
+	w.must(err)
+	a, b := w.destination.indices["a"].Settings, w.destination.indices["b"].Settings
+	if v, set := a[replay.MergeOnRefresh]; set || b[replay.MergeOnRefresh] != "true" {
+		t.Errorf("a has %q (%t), b %q", v, set, b[replay.MergeOnRefresh])
+	}
+}
+
 func TestPlanReplayPipelines(t *testing.T) {
 	w := replayWorld(t)
 	w.destination.indices["a"].Settings["index.final_pipeline"] = "stamp"

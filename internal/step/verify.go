@@ -107,10 +107,15 @@ func (s Verify) Run(ctx context.Context, in VerifyInput) (VerifyOutput, error) {
 		return VerifyOutput{}, fault.Newf(fault.Superseded, "verify migration "+in.Migration, p.Spec.Source.Endpoint, "writes are not stopped on behalf of this execution, so the two sides cannot be compared")
 	}
 	v := migration.Verification{StartedAt: s.Clock.Now()}
+	source, destination := s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination)
+	// Counts include the last writes before the freeze then.
+	if err := refreshBoth(ctx, source, destination, p); err != nil {
+		return VerifyOutput{}, err
+	}
 	var compared, replayed, streams []migration.Check
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
-		compared, err = compare(groupCtx, s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination), p, strategies)
+		compared, err = compare(groupCtx, source, destination, p, strategies)
 		return err
 	})
 	group.Go(func() (err error) {
@@ -118,7 +123,7 @@ func (s Verify) Run(ctx context.Context, in VerifyInput) (VerifyOutput, error) {
 		return err
 	})
 	group.Go(func() (err error) {
-		streams, err = compareStreams(groupCtx, s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination), p)
+		streams, err = compareStreams(groupCtx, source, destination, p)
 		return err
 	})
 	if err := group.Wait(); err != nil {
@@ -135,6 +140,14 @@ func (s Verify) Run(ctx context.Context, in VerifyInput) (VerifyOutput, error) {
 		return out, fault.Newf(fault.VerificationFailed, "verify migration "+in.Migration, p.Spec.Destination.Endpoint, "%s", broken(v.Checks))
 	}
 	return out, nil
+}
+
+// refreshBoth refreshes the planned indices on both sides.
+func refreshBoth(ctx context.Context, source, destination VerifyShards, p migration.Plan) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return source.Refresh(ctx, p.Names()...) })
+	group.Go(func() error { return destination.Refresh(ctx, p.Names()...) })
+	return group.Wait()
 }
 
 // compare describes every index on both sides, samples documents of some, and gives the checks.
@@ -213,7 +226,7 @@ func broken(checks []migration.Check) string {
 	return strings.Join(bounded(lines), "; ")
 }
 
-// describe reads one side of every planned index. The refresh makes counts include the last writes before the freeze.
+// describe reads one side of every planned index, as its last refresh left it.
 func describe(ctx context.Context, domain VerifyDomain, p migration.Plan) (map[string]verify.Index, error) {
 	names := p.Names()
 	var (
@@ -224,13 +237,7 @@ func describe(ctx context.Context, domain VerifyDomain, p migration.Plan) (map[s
 		aliases   map[string]map[string]json.RawMessage
 	)
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() (err error) {
-		if err := domain.Refresh(groupCtx, names...); err != nil {
-			return err
-		}
-		sequences, err = domain.SequenceNumbers(groupCtx, names...)
-		return err
-	})
+	group.Go(func() (err error) { sequences, err = domain.SequenceNumbers(groupCtx, names...); return err })
 	group.Go(func() (err error) { shards, err = domain.Shards(groupCtx, names...); return err })
 	group.Go(func() (err error) { settings, err = domain.IndexSettings(groupCtx, names...); return err })
 	group.Go(func() (err error) { mappings, err = domain.Mappings(groupCtx, names...); return err })

@@ -17,7 +17,9 @@ var replayFacts = []fact{
 	{"pipelines can be passed by", pipelines},
 	{"mappings merge", mappingsMerge},
 	{"settings are unset", settingsUnset},
+	{"refreshes need not merge", mergesOnRefresh},
 	{"random order by a seed", randomOrder},
+	{"plugins may be missing", noPlugins},
 	{"source filters of mget", sourceFilters},
 }
 
@@ -297,6 +299,36 @@ func settingsUnset(c *cluster) {
 		}
 	}
 	c.do("PUT", "/"+c.index+"/_doc/1", map[string]any{"n": 1})
+}
+
+func mergesOnRefresh(c *cluster) {
+	c.create(c.index, 1)
+	path, setting := "/"+c.index+"/_settings", "index.merge_on_flush.enabled"
+	if strings.HasPrefix(c.engine, "elasticsearch") || strings.HasPrefix(c.engine, "opensearch-1") {
+		for _, v := range []any{false, nil} {
+			c.refused(400, "illegal_argument_exception", "unknown setting ["+setting+"]", "PUT", path, map[string]any{setting: v})
+		}
+		return
+	}
+	c.do("PUT", path, map[string]any{setting: false})
+	if got := c.do("GET", path+"?flat_settings=true", nil).string(c.index, "settings", setting); got != "false" {
+		c.Errorf("%s is %q", setting, got)
+	}
+	c.do("PUT", path, map[string]any{setting: nil})
+}
+
+func noPlugins(c *cluster) {
+	if strings.HasPrefix(c.engine, "elasticsearch") {
+		c.refused(404, "index_not_found_exception", "no such index [_opendistro]", "GET", "/_opendistro/_ism/policies", nil)
+		return
+	}
+	if strings.HasPrefix(c.engine, "opensearch-1") {
+		c.refused(404, "index_not_found_exception", "no such index [_plugins]", "GET", "/_plugins/_ism/policies", nil)
+		return
+	}
+	if a := c.try("GET", "/_plugins/_ism/policies?size=1000", nil); a.status != 400 || !strings.Contains(a.text, "no handler found for uri [/_plugins/_ism/policies") {
+		c.Errorf("%d %s", a.status, a.text)
+	}
 }
 
 func randomOrder(c *cluster) {

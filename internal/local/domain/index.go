@@ -276,18 +276,40 @@ func wildcard(pattern, text string) bool {
 	return len(text) >= len(last) && strings.HasSuffix(text, last)
 }
 
-func knownSetting(key string) bool {
-	return matchesAny(dynamicSettings, key) || matchesAny(staticSettings, key) || matchesAny(finalSettings, key)
+// openSearchSettings are dynamic ones that OpenSearch has from 2.0 on.
+var openSearchSettings = []string{"index.merge_on_flush.*"}
+
+// forbidden says why a list of patterns, of which the first that matches counts, keeps an index from being created by a write; "" when it
+// does not. The words are those of the engines' AutoCreateIndex.
+func forbidden(patterns, name string) string {
+	for pattern := range strings.SplitSeq(patterns, ",") {
+		pattern = strings.TrimSpace(pattern)
+		if wildcard(strings.TrimLeft(pattern, "+-"), name) {
+			if strings.HasPrefix(pattern, "-") {
+				return "contains [" + pattern + "] which forbids automatic creation of the index"
+			}
+			return ""
+		}
+	}
+	return "([" + patterns + "]) doesn't match"
+}
+
+func (e engine) dynamicSetting(key string) bool {
+	return matchesAny(dynamicSettings, key) || e.openSearch && e.major >= 2 && matchesAny(openSearchSettings, key)
+}
+
+func (e engine) knownSetting(key string) bool {
+	return e.dynamicSetting(key) || matchesAny(staticSettings, key) || matchesAny(finalSettings, key)
 }
 
 // checkSettings refuses unknown and private settings and bad values.
-func checkSettings(settings map[string]any) *apiError {
+func (e engine) checkSettings(settings map[string]any) *apiError {
 	for _, k := range sortedKeys(settings) {
 		v := settings[k]
 		switch {
 		case matchesAny(privateSettings, k):
 			return fail(400, "illegal_argument_exception", "private index setting [%s] can not be set explicitly", k)
-		case !knownSetting(k):
+		case !e.knownSetting(k):
 			return fail(400, "illegal_argument_exception", "unknown setting [%s] please check that any required plugins are installed, or check the "+
 				"breaking changes documentation for removed settings", k)
 		}
@@ -486,7 +508,9 @@ func (d *Domain) writeTarget(name string) (ix *index, routing string, err *apiEr
 		return nil, "", fail(404, "index_not_found_exception", "no such index [%s] and [action.auto_create_index] is [false]", name).
 			with("index", name, "index_uuid", "_na_")
 	} else if auto != "" && auto != "true" {
-		return nil, "", notImplemented("action.auto_create_index with patterns")
+		if why := forbidden(auto, name); why != "" {
+			return nil, "", fail(404, "index_not_found_exception", "no such index [%s] and [action.auto_create_index] %s", name, why).with("index", name, "index_uuid", "_na_")
+		}
 	}
 	if _, timestamp := d.streamTemplate(name); timestamp != "" {
 		s, e := d.createStream(name)

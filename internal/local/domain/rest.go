@@ -304,6 +304,15 @@ func filterPath(answer any, filter string) any {
 }
 
 // locked runs a handler with the domain's lock held.
+// handleNoPlugin is how nodes without plugins answer. Up to OpenSearch 1 such a path is that of a document of a type.
+func handleNoPlugin(r *request) (int, any, *apiError) {
+	if e := r.domain.engine; !e.openSearch || e.major < 2 {
+		index, _, _ := strings.Cut(strings.TrimPrefix(r.path, "/"), "/")
+		return 0, nil, missingIndex(index, "index_expression")
+	}
+	return http.StatusBadRequest, map[string]any{"error": fmt.Sprintf("no handler found for uri [%s] and method [%s]", r.path, r.method)}, nil
+}
+
 func locked(f func(*request) (int, any, *apiError)) func(*request) (int, any, *apiError) {
 	return func(r *request) (int, any, *apiError) {
 		r.domain.mu.Lock()
@@ -351,6 +360,9 @@ func init() {
 		{"GET", "/_cat/nodes", "bytes h s time full_id", locked(handleCatNodes)},
 		{"GET", "/_cat/health", "h s ts time", locked(handleCatHealth)},
 		{"GET", "/_cat/snapshots/{repository}", "h s time ignore_unavailable", locked(handleCatSnapshots)},
+
+		{"GET", "/_plugins/{plugin}/{what}", "size", handleNoPlugin},
+		{"GET", "/_opendistro/{plugin}/{what}", "size", handleNoPlugin},
 
 		{"GET", "/_data_stream", "", locked(handleDataStreams)},
 		{"GET", "/_data_stream/{name}", "", locked(handleDataStreams)},
@@ -423,7 +435,7 @@ func init() {
 		{"PUT", "/_settings", "preserve_existing flat_settings " + expand, locked(handlePutSettings)},
 		{"GET", "/_mapping", "include_type_name " + expand, locked(handleGetMapping)},
 		{"GET", "/{index}/_mapping", "include_type_name " + expand, locked(handleGetMapping)},
-		{"PUT POST", "/{index}/_mapping", expand, locked(handlePutMapping)},
+		{"PUT POST", "/{index}/_mapping", "include_type_name " + expand, locked(handlePutMapping)},
 		{"POST", "/{index}/_rollover", "", locked(handleRollover)},
 		{"POST", "/{index}/_close", "wait_for_active_shards " + expand, handleClose},
 		{"POST", "/{index}/_open", "wait_for_active_shards " + expand, locked(handleOpen)},

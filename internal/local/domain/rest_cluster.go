@@ -738,7 +738,7 @@ func templatePut(kind string) func(*request) (int, any, *apiError) {
 		}
 		if s, isMap := inner["settings"].(map[string]any); isMap {
 			flat := indexSettings(s)
-			if err := checkSettings(flat); err != nil {
+			if err := r.domain.engine.checkSettings(flat); err != nil {
 				return 0, nil, err
 			}
 			inner["settings"] = unflatten(flat)

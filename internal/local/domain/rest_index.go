@@ -70,7 +70,7 @@ func handleCreateIndex(r *request) (int, any, *apiError) {
 	settings, mapping, aliases := d.fromTemplates(name)
 	given, _ := body["settings"].(map[string]any)
 	flat := indexSettings(given)
-	if err := checkSettings(flat); err != nil {
+	if err := d.engine.checkSettings(flat); err != nil {
 		return 0, nil, err
 	}
 	maps.Copy(settings, flat)
@@ -224,7 +224,7 @@ func handlePutSettings(r *request) (int, any, *apiError) {
 	maps.DeleteFunc(checked, func(k string, v any) bool {
 		return v == nil && (strings.Contains(k, "*") || strings.HasPrefix(k, "archived."))
 	})
-	if err := checkSettings(checked); err != nil {
+	if err := r.domain.engine.checkSettings(checked); err != nil {
 		return 0, nil, err
 	}
 	list, err := r.indices(resolveOptions{closed: true})
@@ -240,7 +240,7 @@ func handlePutSettings(r *request) (int, any, *apiError) {
 		for _, k := range sortedKeys(flat) {
 			switch {
 			case strings.HasPrefix(k, "archived.") || strings.Contains(k, "*"):
-			case !ix.closed && !matchesAny(dynamicSettings, k):
+			case !ix.closed && !r.domain.engine.dynamicSetting(k):
 				return 0, nil, fail(400, "illegal_argument_exception", "Can't update non dynamic settings [[%s]] for open indices [[%s/%s]]", k, ix.name, ix.uuid)
 			case matchesAny(finalSettings, k):
 				return 0, nil, fail(400, "illegal_argument_exception", "final %s setting [%s], not updateable", ix.name, k)

@@ -277,10 +277,10 @@ func (d *Domain) restoredSettings(from map[string]any, req restoreRequest, refus
 			delete(out, k)
 		case k == "index.soft_deletes.enabled" && v == "false":
 			return nil, refuse("cannot disable setting [index.soft_deletes.enabled] on restore")
-		case !knownSetting(k) && !matchesAny(privateSettings, k):
+		case !d.engine.knownSetting(k) && !matchesAny(privateSettings, k):
 			out["archived."+k] = v
 		default:
-			if e := checkSettings(map[string]any{k: v}); e != nil {
+			if e := d.engine.checkSettings(map[string]any{k: v}); e != nil {
 				return nil, e
 			}
 			out[k] = v

@@ -52,6 +52,9 @@ func (h historian) ShardCounts(context.Context, string, int, []cluster.SeqRange)
 func (h historian) ShardHistogram(context.Context, string, int, []cluster.SeqRange, int64) (map[int64]int64, error) {
 	return nil, errNoDocuments
 }
+func (h historian) ShardCensus(context.Context, string, int, int64, int64) (map[int64]int64, int64, error) {
+	return nil, 0, errNoDocuments
+}
 func (h historian) LatestDocuments(context.Context, string, []cluster.DocumentKey, bool) ([]cluster.ShardDocument, error) {
 	return nil, errNoDocuments
 }
