@@ -13,6 +13,7 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,8 +33,6 @@ import (
 const (
 	readTimeout   = 30 * time.Second
 	mutateTimeout = 55 * time.Second // below the 60 s after which Amazon's load balancer answers 504 by itself
-	maxAnswer     = 256 << 20
-	maxError      = 1 << 20
 	// maxNames bounds the index names of one path. The engines refuse a request line above 4,096 bytes
 	// (http.max_initial_line_length); the rest of it is the operation's own path and query.
 	maxNames = 3300
@@ -87,31 +86,55 @@ type call struct {
 	op, method, path string
 	query            url.Values
 	body             any
+	lines            []byte // sent instead of body as it stands: newline-delimited JSON
 	mutating         bool
+	limit            int64 // bytes of the answer; 0: maxAnswer
+	opaque           int   // see unfold
 }
 
-// do sends one request and decodes its answer into out (nil: the answer is dropped).
+// do sends one request and decodes its answer into out.
 func (c *Client) do(ctx context.Context, r call, out any) error {
+	_, err := c.ask(ctx, r, out)
+	return err
+}
+
+// ask is do that returns the size of the answer, too.
+func (c *Client) ask(ctx context.Context, r call, out any) (size int64, err error) {
+	raw, status, err := c.send(ctx, r)
+	if err != nil {
+		return 0, err
+	}
+	if err := unfold(raw, out, r.opaque); err != nil {
+		return 0, c.answerFault(r, status, raw, err)
+	}
+	return int64(len(raw)), nil
+}
+
+// send sends one request and returns its answer.
+func (c *Client) send(ctx context.Context, r call) (raw []byte, status int, err error) {
 	if c.invalid != nil {
-		return fault.New(fault.InvalidInput, r.op, c.endpoint, c.invalid)
+		return nil, 0, fault.New(fault.InvalidInput, r.op, c.endpoint, c.invalid)
 	}
 	if err := ctx.Err(); err != nil {
-		return fault.Newf(fault.Unavailable, r.op, c.endpoint, "not sent: %w", err)
+		return nil, 0, fault.Newf(fault.Unavailable, r.op, c.endpoint, "not sent: %w", err)
 	}
-	limit := readTimeout
+	timeout := readTimeout
 	if r.mutating {
-		limit = mutateTimeout
+		timeout = mutateTimeout
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 
-	var body io.Reader
+	content, kind := r.lines, "application/x-ndjson"
 	if r.body != nil {
-		encoded, err := json.Marshal(r.body)
-		if err != nil {
-			return fault.Newf(fault.InvalidInput, r.op, c.endpoint, "encode the request: %w", err)
+		if content, err = json.Marshal(r.body); err != nil {
+			return nil, 0, fault.Newf(fault.InvalidInput, r.op, c.endpoint, "encode the request: %w", err)
 		}
-		body = bytes.NewReader(encoded)
+		kind = "application/json"
+	}
+	var body io.Reader
+	if content != nil {
+		body = bytes.NewReader(content)
 	}
 	target := c.endpoint + r.path
 	if len(r.query) > 0 {
@@ -119,46 +142,31 @@ func (c *Client) do(ctx context.Context, r call, out any) error {
 	}
 	req, err := http.NewRequestWithContext(ctx, r.method, target, body)
 	if err != nil {
-		return fault.Newf(fault.InvalidInput, r.op, c.endpoint, "build the request: %w", err)
+		return nil, 0, fault.Newf(fault.InvalidInput, r.op, c.endpoint, "build the request: %w", err)
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "domain-ferry")
-	if r.body != nil {
-		req.Header.Set("Content-Type", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", kind)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return c.transportFault(r, err)
+		return nil, 0, c.transportFault(r, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode >= 300 {
 		raw, _ := io.ReadAll(io.LimitReader(resp.Body, maxError))
-		return classify(r.op, c.endpoint, r.mutating, resp, raw)
+		return nil, 0, classify(r.op, c.endpoint, r.mutating, resp, raw)
 	}
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	limit := cmp.Or(r.limit, maxAnswer)
+	raw, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
-		return c.transportFault(r, fmt.Errorf("read the answer: %w", err))
+		return nil, 0, c.transportFault(r, fmt.Errorf("read the answer: %w", err))
 	}
-	if len(raw) > maxAnswer {
-		return fault.Newf(fault.Unclassified, r.op, c.endpoint, "the answer is larger than %d MB", maxAnswer>>20)
+	if int64(len(raw)) > limit {
+		return nil, 0, c.answerFault(r, resp.StatusCode, raw, fmt.Errorf("%w: more than %d MB", errTooLarge, limit>>20))
 	}
-	if out == nil {
-		return nil
-	}
-	if err := json.Unmarshal(raw, out); err != nil {
-		name := fault.Unavailable
-		if r.mutating {
-			name = fault.OutcomeUnknown
-		}
-		// encoding/json would quote the whole Go type.
-		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			err = fmt.Errorf("a %s at %q", wrong.Value, wrong.Field)
-		}
-		f := fault.Newf(name, r.op, c.endpoint, "the answer is not what a search cluster sends (%w): %q", err, excerpt(string(raw), 200))
-		f.Status = resp.StatusCode
-		return f
-	}
-	return nil
+	return raw, resp.StatusCode, nil
 }
 
 // transportFault classifies a request that got no (whole) answer.
@@ -201,36 +209,44 @@ func (c *Client) checkNames(op string, names []string) error {
 }
 
 func (c *Client) checkName(op, kind, n string) error {
-	if n == "" || n == "." || n == ".." || strings.ContainsAny(n, `*?,/\<>|"# `) || strings.ContainsAny(n[:1], "_-+") || !validText(n) || len(n) > 255 {
+	if !plainName(n) {
 		return fault.Newf(fault.InvalidInput, op, c.endpoint, "%q is not a plain %s name", excerpt(n, 80), kind)
 	}
 	return nil
+}
+
+// plainName reports whether an index, a repository or a snapshot can have the name.
+func plainName(n string) bool {
+	return n != "" && n != "." && n != ".." && len(n) <= 255 && !strings.ContainsAny(n, `*?,/\<>|"# `) && !strings.ContainsAny(n[:1], "_-+") && validText(n)
 }
 
 func validText(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '\uFFFD' })
 }
 
-// chunked calls f with parts of names whose joined, escaped form fits one path. names are checked, and sent once each.
+// chunked calls f with parts of names whose joined, escaped form fits one path, and with smaller ones where f's answer is too large.
+// names are checked, and sent once each.
 func (c *Client) chunked(op string, names []string, f func(path string, part []string) error) error {
 	if err := c.checkNames(op, names); err != nil {
 		return err
 	}
 	names = unique(names)
 	for start := 0; start < len(names); {
-		var b strings.Builder
-		end := start
+		end, length := start, 0
 		for ; end < len(names); end++ {
-			escaped := url.PathEscape(names[end])
-			if end > start {
-				if b.Len()+1+len(escaped) > maxNames {
-					break
-				}
-				b.WriteByte(',')
+			length += 1 + len(url.PathEscape(names[end]))
+			if end > start && length > maxNames+1 {
+				break
 			}
-			b.WriteString(escaped)
 		}
-		if err := f("/"+b.String(), names[start:end]); err != nil {
+		err := inParts(names[start:end], end-start, func(part []string) error {
+			escaped := make([]string, len(part))
+			for i, n := range part {
+				escaped[i] = url.PathEscape(n)
+			}
+			return f("/"+strings.Join(escaped, ","), part)
+		})
+		if err != nil {
 			return err
 		}
 		start = end
@@ -258,7 +274,7 @@ type acknowledgement struct {
 // change sends a mutating request whose answer is an acknowledgement. "acknowledged": false means that not every node has
 // confirmed the new cluster state in time: the change is likely made, but nobody says so.
 func (c *Client) change(ctx context.Context, r call) error {
-	r.mutating = true
+	r.mutating, r.limit = true, smallAnswer
 	var a acknowledgement
 	if err := c.do(ctx, r, &a); err != nil {
 		return err

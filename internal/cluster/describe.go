@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 
@@ -35,11 +36,11 @@ func (c *Client) Describe(ctx context.Context, indices ...string) (map[string]De
 	}
 	err := c.chunked(op, indices, func(path string, part []string) error {
 		var a map[string]struct {
-			Aliases  map[string]json.RawMessage `json:"aliases"`
-			Mappings json.RawMessage            `json:"mappings"`
-			Settings map[string]any             `json:"settings"`
+			Aliases  json.RawMessage `json:"aliases"`
+			Mappings json.RawMessage `json:"mappings"`
+			Settings json.RawMessage `json:"settings"`
 		}
-		if err := c.do(ctx, call{op: op, method: "GET", path: path, query: values("flat_settings", "true")}, &a); err != nil {
+		if err := c.do(ctx, call{op: op, method: "GET", path: path, query: values("flat_settings", "true"), opaque: 2}, &a); err != nil {
 			return err
 		}
 		for _, index := range part {
@@ -47,16 +48,20 @@ func (c *Client) Describe(ctx context.Context, indices ...string) (map[string]De
 			if !ok {
 				return fault.Newf(fault.Unavailable, op, c.endpoint, "the answer does not speak of index %s", excerpt(index, 255))
 			}
-			flat := map[string]string{}
-			flatten("", x.Settings, flat, 0)
-			d := Description{UUID: flat["index.uuid"], Aliases: x.Aliases}
+			d, flat := Description{}, map[string]string{}
+			var settings map[string]any
+			if err := errors.Join(unfoldPart(x.Aliases, &d.Aliases), unfoldPart(x.Settings, &settings)); err != nil {
+				return fault.Newf(fault.Unavailable, op, c.endpoint, "index %s: %w", excerpt(index, 255), err)
+			}
+			flatten("", settings, flat, 0)
+			d.UUID = flat["index.uuid"]
 			for k := range flat {
 				if slices.ContainsFunc(notDescribed, func(p string) bool { return strings.HasPrefix(k, p) }) {
 					delete(flat, k)
 				}
 			}
 			var err error
-			if d.Digest, err = digest(x.Mappings, x.Aliases, flat); err != nil {
+			if d.Digest, err = digest(x.Mappings, d.Aliases, flat); err != nil {
 				return fault.New(fault.Unclassified, "digest the description of index "+index, c.endpoint, err)
 			}
 			out[index] = d
@@ -66,12 +71,23 @@ func (c *Client) Describe(ctx context.Context, indices ...string) (map[string]De
 	return out, err
 }
 
+// unfoldPart is unfold of a part of an answer that was kept as it is, and may be missing.
+func unfoldPart(raw json.RawMessage, out any) error {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil
+	}
+	return unfold(raw, out, 0)
+}
+
 // digest is the same for the same JSON values, whatever the order of their fields. Numbers are taken as they are written.
 func digest(values ...any) (string, error) {
 	h := sha256.New()
 	for _, v := range values {
 		raw, err := json.Marshal(v)
 		if err != nil {
+			return "", err
+		}
+		if err := measure(raw, 0); err != nil {
 			return "", err
 		}
 		var plain any

@@ -3,7 +3,8 @@ package cluster
 import (
 	"context"
 	"encoding/json"
-	"slices"
+	"errors"
+	"net/url"
 
 	"github.com/domainferry/domainferry/internal/fault"
 )
@@ -35,7 +36,8 @@ func (h hit) document() Document {
 	return Document{DocumentKey: DocumentKey{h.ID, h.Routing}, Found: h.Found, Version: h.Version, Source: h.Source}
 }
 
-// SampleDocuments returns up to n documents of an index whose sequence numbers lie in one of the ranges (at most 1,000 of them). Ranges
+// SampleDocuments returns up to n documents of an index whose sequence numbers lie in one of the ranges (at most 1,000 of them), fewer
+// where they are too large for one answer. Ranges
 // are found in the index's points: a random order over all documents would read a value of each. Refresh before to see the latest.
 func (c *Client) SampleDocuments(ctx context.Context, index string, ranges []SeqRange, n int) ([]Document, error) {
 	op := "sample documents of " + excerpt(index, 255)
@@ -51,12 +53,20 @@ func (c *Client) SampleDocuments(ctx context.Context, index string, ranges []Seq
 			Hits []hit `json:"hits"`
 		} `json:"hits"`
 	}
-	body := map[string]any{"size": n, "version": true, "_source": true, "query": seqNoQuery(ranges), "sort": []string{"_doc"}, "track_total_hits": false}
-	err := c.chunked(op, []string{index}, func(path string, _ []string) error {
-		return c.do(ctx, call{op: op, method: "POST", path: path + "/_search", body: body}, &a)
-	})
-	if err != nil {
+	if err := c.checkNames(op, []string{index}); err != nil {
 		return nil, err
+	}
+	for {
+		body := map[string]any{"size": n, "version": true, "_source": true, "query": seqNoQuery(ranges), "sort": []string{"_doc"}, "track_total_hits": false}
+		err := c.do(ctx, call{op: op, method: "POST", path: "/" + url.PathEscape(index) + "/_search", body: body, limit: maxDocuments, opaque: 5}, &a)
+		if errors.Is(err, errTooLarge) && n > 1 {
+			n = (n + 3) / 4
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		break
 	}
 	if err := a.Shards.fault(op, c.endpoint); err != nil {
 		return nil, err
@@ -78,7 +88,7 @@ func (c *Client) GetDocuments(ctx context.Context, index string, keys []Document
 	op := "get documents of " + excerpt(index, 255)
 	documents := make([]Document, 0, len(keys))
 	err := c.chunked(op, []string{index}, func(path string, _ []string) error {
-		for part := range slices.Chunk(keys, keysPerRequest) {
+		return inParts(keys, keysPerRequest, func(part []DocumentKey) error {
 			// No "_type": engines with types (6.8) then look the id up in all of them, later ones know none.
 			docs := make([]map[string]string, len(part))
 			for i, k := range part {
@@ -90,7 +100,7 @@ func (c *Client) GetDocuments(ctx context.Context, index string, keys []Document
 			var a struct {
 				Docs []hit `json:"docs"`
 			}
-			if err := c.do(ctx, call{op: op, method: "POST", path: path + "/_mget", body: map[string]any{"docs": docs}}, &a); err != nil {
+			if err := c.do(ctx, call{op: op, method: "POST", path: path + "/_mget", body: map[string]any{"docs": docs}, limit: maxDocuments, opaque: 4}, &a); err != nil {
 				return err
 			}
 			if len(a.Docs) != len(part) {
@@ -104,8 +114,8 @@ func (c *Client) GetDocuments(ctx context.Context, index string, keys []Document
 				d.DocumentKey = part[i]
 				documents = append(documents, d)
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	if err != nil {
 		return nil, err

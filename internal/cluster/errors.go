@@ -259,7 +259,7 @@ func verdict(r *Refusal, mutating bool) (fault.Name, string) {
 func parseRefusal(status int, raw []byte) *Refusal {
 	r := &Refusal{Status: status}
 	var top map[string]any
-	if json.Unmarshal(raw, &top) != nil {
+	if measure(raw, 0) != nil || json.Unmarshal(raw, &top) != nil {
 		// A proxy may have wrapped the JSON into a string, or cut it off.
 		r.Reason = excerpt(string(raw), 1000)
 		r.Causes = []Cause{{"", r.Reason}}
@@ -272,17 +272,17 @@ func parseRefusal(status int, raw []byte) *Refusal {
 			r.Type, r.Reason = r.Causes[0].Type, r.Causes[0].Reason
 		}
 	case string:
-		r.Reason = e
+		r.Reason = cut(e, maxReason)
 	}
 	if r.Type == "" && r.Reason == "" {
 		for _, key := range []string{"Message", "message", "reason"} {
 			if s, ok := top[key].(string); ok && s != "" {
-				r.Reason = s
+				r.Reason = cut(s, maxReason)
 				break
 			}
 		}
 		if kind, ok := top["__type"].(string); ok {
-			r.Type = kind
+			r.Type = cut(kind, 200)
 		}
 		if r.Type == "" && r.Reason == "" {
 			r.Reason = excerpt(string(raw), 1000)

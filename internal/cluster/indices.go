@@ -51,7 +51,11 @@ func (c *Client) Indices(ctx context.Context) ([]Index, error) {
 		if err != nil {
 			return nil, err
 		}
-		if indices, ok := joinIndices(rows, settings); ok {
+		indices, ok, err := joinIndices(rows, settings)
+		if err != nil {
+			return nil, fault.New(fault.Unclassified, op, c.endpoint, err)
+		}
+		if ok {
 			return indices, nil
 		}
 	}
@@ -59,29 +63,44 @@ func (c *Client) Indices(ctx context.Context) ([]Index, error) {
 		WithHint("Redrive the execution; if this persists, stop what creates and deletes indices all the time.")
 }
 
-func joinIndices(rows []map[string]any, settings map[string]map[string]string) ([]Index, bool) {
-	indices := make([]Index, 0, len(rows))
+// maxPrimaries is more primary shards than an index can have: the engines' own limit is 1,024 unless their nodes are started with
+// another (es.index.max_number_of_shards).
+const maxPrimaries = 1 << 16
+
+// joinIndices joins the two answers; ok is false when they are not of the same indices.
+func joinIndices(rows []map[string]any, settings map[string]map[string]string) (indices []Index, ok bool, err error) {
+	indices = make([]Index, 0, len(rows))
 	for _, row := range rows {
 		name := text(row["index"])
+		if !plainName(name) {
+			return nil, false, fmt.Errorf("%q is not a name that an index can have", excerpt(name, 80))
+		}
 		flat, ok := settings[name]
 		if !ok {
-			return nil, false
+			return nil, false, nil
 		}
 		uuid := text(row["uuid"])
 		if known := flat["index.uuid"]; known != "" && uuid != "" && known != uuid {
-			return nil, false
+			return nil, false, nil
 		}
+		var n numbers
 		indices = append(indices, Index{
 			Name: name, UUID: cmp.Or(uuid, flat["index.uuid"]), Health: text(row["health"]),
 			Open: text(row["status"]) != "close", Hidden: flat["index.hidden"] == "true",
-			Primaries: int(number(cmp.Or(text(row["pri"]), flat["index.number_of_shards"]))),
-			Replicas:  int(number(cmp.Or(text(row["rep"]), flat["index.number_of_replicas"]))),
-			Docs:      number(text(row["docs.count"])), StoreBytes: number(text(row["pri.store.size"])),
+			Primaries: int(n.read(cmp.Or(text(row["pri"]), flat["index.number_of_shards"]))),
+			Replicas:  int(n.read(cmp.Or(text(row["rep"]), flat["index.number_of_replicas"]))),
+			Docs:      n.read(text(row["docs.count"])), StoreBytes: n.read(text(row["pri.store.size"])),
 			CreatedVersion: flat["index.version.created"], Settings: flat,
 		})
+		if p := indices[len(indices)-1].Primaries; n.err == nil && p > maxPrimaries {
+			n.err = fmt.Errorf("%d primary shards", p)
+		}
+		if n.err != nil {
+			return nil, false, fmt.Errorf("index %s: %w", excerpt(name, 255), n.err)
+		}
 	}
 	slices.SortFunc(indices, func(a, b Index) int { return cmp.Compare(a.Name, b.Name) })
-	return indices, len(indices) == len(settings)
+	return indices, len(indices) == len(settings), nil
 }
 
 // settingsOf reads settings in the flat form; where says which indices, as an escaped path.
@@ -249,6 +268,26 @@ func (c *Client) Open(ctx context.Context, indices ...string) error {
 	})
 }
 
+// CreateIndex makes an index with flat settings and a mappings object. It does not wait until its shards are started. What the engine
+// does not accept of them is fault.RequestRefused.
+func (c *Client) CreateIndex(ctx context.Context, index string, settings map[string]any, mappings json.RawMessage) error {
+	version, err := c.engine(ctx)
+	if err != nil {
+		return err
+	}
+	query := values("wait_for_active_shards", "0")
+	if typed(version) {
+		query.Set("include_type_name", "false")
+	}
+	return c.chunked("create index", []string{index}, func(path string, part []string) error {
+		body := map[string]any{"settings": settings, "mappings": mappings}
+		return c.change(ctx, call{op: "create index " + part[0], method: "PUT", path: path, query: query, body: body})
+	})
+}
+
+// typed reports whether the engine gives and takes mappings without a document type only when it is asked to.
+func typed(v Version) bool { return v.Distribution == Elasticsearch && v.Major == 6 && v.Minor >= 7 }
+
 // DeleteIndex deletes one index with all of its documents. An index that does not exist is no error.
 func (c *Client) DeleteIndex(ctx context.Context, index string) error {
 	return c.chunked("delete index", []string{index}, func(path string, part []string) error {
@@ -311,12 +350,13 @@ func (c *Client) Mappings(ctx context.Context, indices ...string) (map[string]js
 	out := make(map[string]json.RawMessage, len(indices))
 	err = c.chunked(op, indices, func(path string, _ []string) error {
 		r := call{op: op, method: "GET", path: path + "/_mapping"}
-		if version.Distribution == Elasticsearch && version.Major == 6 && version.Minor >= 7 {
+		if typed(version) {
 			r.query = values("include_type_name", "false")
 		}
 		var a map[string]struct {
 			Mappings json.RawMessage `json:"mappings"`
 		}
+		r.opaque = 2
 		if err := c.do(ctx, r, &a); err != nil {
 			return err
 		}
@@ -435,10 +475,16 @@ func text(v any) string {
 	return ""
 }
 
-func number(s string) int64 {
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil {
+// numbers reads whole numbers that are not negative, as the engines write them into texts; nothing is 0. It keeps the first error.
+type numbers struct{ err error }
+
+func (n *numbers) read(s string) int64 {
+	if s == "" {
 		return 0
 	}
-	return n
+	v, err := strconv.ParseInt(s, 10, 64)
+	if (err != nil || v < 0) && n.err == nil {
+		n.err = fmt.Errorf("%q is not a number as it belongs there", excerpt(s, 40))
+	}
+	return v
 }

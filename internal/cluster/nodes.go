@@ -32,7 +32,7 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 		UnassignedShards    int    `json:"unassigned_shards"`
 		PendingTasks        int    `json:"number_of_pending_tasks"`
 	}
-	if err := c.do(ctx, call{op: "ask for the cluster's health", method: "GET", path: "/_cluster/health"}, &a); err != nil {
+	if err := c.do(ctx, call{op: "ask for the cluster's health", method: "GET", path: "/_cluster/health", limit: smallAnswer}, &a); err != nil {
 		return Health{}, err
 	}
 	return Health(a), nil

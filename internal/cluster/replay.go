@@ -7,8 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -142,6 +142,9 @@ func (h shardHit) document() ShardDocument {
 	return d
 }
 
+// maxSeqNo is more operations than a shard can have seen, and the largest number that aggregations answer exactly.
+const maxSeqNo = 1 << 53
+
 // maxPage bounds the answer of one page of documents in bytes; beyond it fewer documents are asked for.
 const maxPage = 48 << 20
 
@@ -171,13 +174,23 @@ func (c *Client) ShardDocuments(ctx context.Context, index string, shard int, ra
 		if err != nil {
 			return ShardPage{}, err
 		}
+		if len(a.Hits.Hits) > limit {
+			return ShardPage{}, fault.Newf(fault.Unclassified, op, c.endpoint, "asked for %d documents, was answered %d", limit, len(a.Hits.Hits))
+		}
 		page := ShardPage{Documents: make([]ShardDocument, 0, len(a.Hits.Hits)), Bytes: size, More: len(a.Hits.Hits) == limit}
+		last := int64(-1)
 		for _, h := range a.Hits.Hits {
 			h.Found = true
 			d := h.document()
 			if d.SeqNo < 0 {
 				return ShardPage{}, fault.Newf(fault.Unclassified, op, c.endpoint, "document %q was answered without its sequence number", excerpt(d.ID, 80))
 			}
+			// The next page begins after the last document of this one: out of order, documents would be left out or read for ever.
+			if d.SeqNo < last || !slices.ContainsFunc(ranges, func(r SeqRange) bool { return d.SeqNo > r.From && d.SeqNo <= r.Upto }) {
+				return ShardPage{}, fault.Newf(fault.Unclassified, op, c.endpoint, "document %q with the sequence number %d was not asked for, or not in this order",
+					excerpt(d.ID, 80), d.SeqNo)
+			}
+			last = d.SeqNo
 			page.Documents = append(page.Documents, d)
 		}
 		return page, nil
@@ -236,7 +249,7 @@ func (c *Client) ShardCounts(ctx context.Context, index string, shard int, range
 	if err != nil {
 		return nil, err
 	}
-	counts := make([]int64, len(ranges))
+	counts := slices.Repeat([]int64{-1}, len(ranges))
 	if len(a.Aggregations.R.Buckets) != len(ranges) {
 		return nil, fault.Newf(fault.Unclassified, op, c.endpoint, "asked for %d counts, was answered %d", len(ranges), len(a.Aggregations.R.Buckets))
 	}
@@ -246,6 +259,9 @@ func (c *Client) ShardCounts(ctx context.Context, index string, shard int, range
 			return nil, fault.Newf(fault.Unclassified, op, c.endpoint, "%q is not a range that was asked for", excerpt(b.Key, 40))
 		}
 		counts[i] = b.Count
+	}
+	if slices.Min(counts) < 0 {
+		return nil, fault.Newf(fault.Unclassified, op, c.endpoint, "the answer does not count each range once")
 	}
 	return counts, nil
 }
@@ -273,6 +289,9 @@ func (c *Client) ShardHistogram(ctx context.Context, index string, shard int, ra
 	}
 	out := make(map[int64]int64, len(a.Aggregations.H.Buckets))
 	for _, b := range a.Aggregations.H.Buckets {
+		if b.Key < 0 || b.Key > maxSeqNo || b.Key != math.Trunc(b.Key) {
+			return nil, fault.Newf(fault.Unclassified, op, c.endpoint, "%g is no sequence number", b.Key)
+		}
 		out[int64(b.Key)] = b.Count
 	}
 	return out, nil
@@ -300,8 +319,6 @@ func seqNoQuery(ranges []SeqRange) map[string]any {
 	return map[string]any{"bool": map[string]any{"should": list, "minimum_should_match": 1}}
 }
 
-var errTooLarge = errors.New("the answer is too large")
-
 // searchShard searches one shard and refuses an answer that did not come from exactly that shard: the engines answer 200 without
 // hits for a shard number that does not exist.
 func (c *Client) searchShard(ctx context.Context, op, index string, shard int, body map[string]any, out any) (size int64, err error) {
@@ -318,8 +335,9 @@ func (c *Client) searchShard(ctx context.Context, op, index string, shard int, b
 	if version.AtLeast(OpenSearch, 2, 7) {
 		preference += "|_primary"
 	}
-	raw, err := c.exchange(ctx, call{op: op, method: "POST", path: "/" + url.PathEscape(index) + "/_search",
-		query: values("preference", preference), body: body}, "application/json", nil, maxPage)
+	r := call{op: op, method: "POST", path: "/" + url.PathEscape(index) + "/_search", query: values("preference", preference), body: body,
+		limit: maxPage, opaque: 5} // hits.hits[]._source
+	raw, status, err := c.send(ctx, r)
 	if err != nil {
 		return 0, err
 	}
@@ -327,8 +345,8 @@ func (c *Client) searchShard(ctx context.Context, op, index string, shard int, b
 		Shards   shardOutcome `json:"_shards"`
 		TimedOut bool         `json:"timed_out"`
 	}
-	if err := json.Unmarshal(raw, &outcome); err != nil {
-		return 0, fault.Newf(fault.Unavailable, op, c.endpoint, "the answer is not what a search cluster sends: %q", excerpt(string(raw), 200))
+	if err := unfold(raw, &outcome, r.opaque); err != nil {
+		return 0, c.answerFault(r, status, raw, err)
 	}
 	if err := outcome.Shards.fault(op, c.endpoint); err != nil {
 		return 0, err
@@ -337,8 +355,8 @@ func (c *Client) searchShard(ctx context.Context, op, index string, shard int, b
 		return 0, fault.Newf(fault.Unavailable, op, c.endpoint, "%d of %d shards answered, expected this one alone", outcome.Shards.Successful, outcome.Shards.Total).
 			WithHint("The shard has no started copy, or the index was re-created with other shards. Look at GET _cat/shards/%s.", index)
 	}
-	if err := json.Unmarshal(raw, out); err != nil {
-		return 0, fault.Newf(fault.Unavailable, op, c.endpoint, "the answer is not what a search cluster sends (%w)", err)
+	if err := unfold(raw, out, r.opaque); err != nil {
+		return 0, c.answerFault(r, status, raw, err)
 	}
 	return int64(len(raw)), nil
 }
@@ -356,7 +374,7 @@ func (c *Client) LatestDocuments(ctx context.Context, index string, keys []Docum
 		perRequest = 500
 	}
 	out := make([]ShardDocument, 0, len(keys))
-	for part := range slices.Chunk(keys, perRequest) {
+	err := inParts(keys, perRequest, func(part []DocumentKey) error {
 		docs := make([]map[string]string, len(part))
 		for i, k := range part {
 			docs[i] = map[string]string{"_id": k.ID}
@@ -367,19 +385,19 @@ func (c *Client) LatestDocuments(ctx context.Context, index string, keys []Docum
 		var a struct {
 			Docs []shardHit `json:"docs"`
 		}
-		r := call{op: op, method: "POST", path: "/" + url.PathEscape(index) + "/_mget", body: map[string]any{"docs": docs}}
+		r := call{op: op, method: "POST", path: "/" + url.PathEscape(index) + "/_mget", body: map[string]any{"docs": docs}, limit: maxDocuments, opaque: 4}
 		if !source {
 			r.query = values("_source", "false")
 		}
 		if err := c.do(ctx, r, &a); err != nil {
-			return nil, err
+			return err
 		}
 		if len(a.Docs) != len(part) {
-			return nil, fault.Newf(fault.Unclassified, op, c.endpoint, "asked for %d documents, was answered %d", len(part), len(a.Docs))
+			return fault.Newf(fault.Unclassified, op, c.endpoint, "asked for %d documents, was answered %d", len(part), len(a.Docs))
 		}
 		for i, h := range a.Docs {
 			if len(h.Error) > 0 {
-				return nil, fault.Newf(fault.Unavailable, op, c.endpoint, "document %q: %s", excerpt(part[i].ID, 80), excerpt(string(h.Error), 400))
+				return fault.Newf(fault.Unavailable, op, c.endpoint, "document %q: %s", excerpt(part[i].ID, 80), excerpt(string(h.Error), 400))
 			}
 			d := h.document()
 			// Without their source the engines leave the routing out (seen on 2.19.0), and a deletion by such a key would go to another
@@ -389,6 +407,10 @@ func (c *Client) LatestDocuments(ctx context.Context, index string, keys []Docum
 			}
 			out = append(out, d)
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return out, nil
 }
@@ -459,11 +481,8 @@ func (c *Client) BulkWrite(ctx context.Context, index string, writes []Write) ([
 			body.WriteByte('\n')
 		}
 	}
-	raw, err := c.exchange(ctx, call{op: op, method: "POST", path: "/" + url.PathEscape(index) + "/_bulk", mutating: true,
-		query: values("pipeline", "_none", "filter_path", "items.*.status,items.*.error,items.*._seq_no")}, "application/x-ndjson", body.Bytes(), maxAnswer)
-	if err != nil {
-		return nil, err
-	}
+	r := call{op: op, method: "POST", path: "/" + url.PathEscape(index) + "/_bulk", mutating: true, lines: body.Bytes(),
+		query: values("pipeline", "_none", "filter_path", "items.*.status,items.*.error,items.*._seq_no")}
 	var a struct {
 		Items []map[string]struct {
 			Status int             `json:"status"`
@@ -471,12 +490,21 @@ func (c *Client) BulkWrite(ctx context.Context, index string, writes []Write) ([
 			Error  json.RawMessage `json:"error"`
 		} `json:"items"`
 	}
-	if err := json.Unmarshal(raw, &a); err != nil || len(a.Items) != len(writes) {
-		return nil, fault.Newf(fault.OutcomeUnknown, op, c.endpoint, "sent %d operations, was answered %d: %q", len(writes), len(a.Items), excerpt(string(raw), 200))
+	if err := c.do(ctx, r, &a); err != nil {
+		return nil, err
+	}
+	if len(a.Items) != len(writes) {
+		return nil, fault.Newf(fault.OutcomeUnknown, op, c.endpoint, "sent %d operations, was answered %d", len(writes), len(a.Items))
 	}
 	results := make([]WriteResult, len(writes))
 	for i, item := range a.Items {
+		if len(item) != 1 {
+			return nil, fault.Newf(fault.OutcomeUnknown, op, c.endpoint, "operation %d was answered %d results", i, len(item))
+		}
 		for _, r := range item {
+			if r.Status < 100 {
+				return nil, fault.Newf(fault.OutcomeUnknown, op, c.endpoint, "operation %d was answered the status %d", i, r.Status)
+			}
 			results[i] = WriteResult{Status: r.Status, SeqNo: -1}
 			if r.SeqNo != nil && r.Status < 300 || r.SeqNo != nil && r.Status == http.StatusNotFound {
 				results[i].SeqNo = *r.SeqNo
@@ -490,56 +518,17 @@ func (c *Client) BulkWrite(ctx context.Context, index string, writes []Write) ([
 	return results, nil
 }
 
-// exchange sends a request, with body as it stands when it is not nil, and returns the answer, which must not exceed limit bytes.
-func (c *Client) exchange(ctx context.Context, r call, contentType string, body []byte, limit int64) ([]byte, error) {
-	if c.invalid != nil {
-		return nil, fault.New(fault.InvalidInput, r.op, c.endpoint, c.invalid)
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, fault.Newf(fault.Unavailable, r.op, c.endpoint, "not sent: %w", err)
-	}
-	timeout := readTimeout
-	if r.mutating {
-		timeout = mutateTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	if body == nil {
-		encoded, err := json.Marshal(r.body)
-		if err != nil {
-			return nil, fault.Newf(fault.InvalidInput, r.op, c.endpoint, "encode the request: %w", err)
-		}
-		body = encoded
-	}
-	req, err := http.NewRequestWithContext(ctx, r.method, c.endpoint+r.path+"?"+r.query.Encode(), bytes.NewReader(body))
-	if err != nil {
-		return nil, fault.Newf(fault.InvalidInput, r.op, c.endpoint, "build the request: %w", err)
-	}
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", "domain-ferry")
-	req.Header.Set("Content-Type", contentType)
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, c.transportFault(r, err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode >= 300 {
-		raw, _ := io.ReadAll(io.LimitReader(resp.Body, maxError))
-		return nil, classify(r.op, c.endpoint, r.mutating, resp, raw)
-	}
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
-	if err != nil {
-		return nil, c.transportFault(r, fmt.Errorf("read the answer: %w", err))
-	}
-	if int64(len(raw)) > limit {
-		return nil, fault.Newf(fault.Unclassified, r.op, c.endpoint, "%w: more than %d MB", errTooLarge, limit>>20)
-	}
-	return raw, nil
-}
-
 // PutMapping adds fields to an open index's mapping, which must agree with those that are there. mapping is the mappings object.
 func (c *Client) PutMapping(ctx context.Context, index string, mapping json.RawMessage) error {
+	version, err := c.engine(ctx)
+	if err != nil {
+		return err
+	}
 	return c.chunked("put mapping", []string{index}, func(path string, part []string) error {
-		return c.change(ctx, call{op: "put mapping of " + listed(part), method: "PUT", path: path + "/_mapping", body: mapping})
+		r := call{op: "put mapping of " + listed(part), method: "PUT", path: path + "/_mapping", body: mapping}
+		if typed(version) {
+			r.query = values("include_type_name", "false")
+		}
+		return c.change(ctx, r)
 	})
 }

@@ -93,6 +93,16 @@ func TestReplayRequests(t *testing.T) {
 				query(-1, 40) + `,"size":0,"track_total_hits":false}`},
 			result: map[int64]int64{0: 16, 32: 2},
 		},
+		"census": {
+			call: func(ctx context.Context, c *Client) (any, error) {
+				upto, above, err := c.ShardCensus(ctx, "a", 0, 40, 16)
+				return []any{upto, above}, err
+			},
+			answers: map[string]string{"GET /": rootES710, "POST /a/_search": `{` + one + `,"aggregations":{"h":{"buckets":[{"key":-7.0,"doc_count":9},{"key":25.0,"doc_count":2},{"key":41.0,"doc_count":5},{"key":73.0,"doc_count":1}]}}}`},
+			want: []string{"GET /", `POST /a/_search?preference=_shards%3A0 {"aggs":{"h":{"histogram":{"field":"_seq_no","interval":16,"min_doc_count":1,"offset":9}}},` +
+				`"size":0,"track_total_hits":false}`},
+			result: []any{map[int64]int64{-7: 9, 25: 2}, int64(6)},
+		},
 		"a failed shard": {
 			call: func(ctx context.Context, c *Client) (any, error) {
 				return c.ShardHistogram(ctx, "a", 0, []SeqRange{{-1, 40}}, 16)

@@ -62,6 +62,28 @@ func TestRequests(t *testing.T) {
 		result  any // compared when not nil
 		fault   fault.Name
 	}{
+		"create index": {
+			call: func(ctx context.Context, c *Client) (any, error) {
+				return nil, c.CreateIndex(ctx, "a", map[string]any{"index.number_of_shards": 1}, json.RawMessage(`{"properties":{}}`))
+			},
+			answers: map[string]string{"GET /": rootES710, "PUT /a": ack},
+			want:    []string{"GET /", `PUT /a?wait_for_active_shards=0 {"mappings":{"properties":{}},"settings":{"index.number_of_shards":1}}`},
+		},
+		"create index, refused, on 6.8": {
+			call: func(ctx context.Context, c *Client) (any, error) {
+				return nil, c.CreateIndex(ctx, "a", nil, json.RawMessage(`{"properties":{}}`))
+			},
+			answers: map[string]string{"GET /": rootES68, "PUT /a": `400 {"error":{"type":"mapper_parsing_exception","reason":"No handler for type [flat_object]"},"status":400}`},
+			want:    []string{"GET /", `PUT /a?include_type_name=false&wait_for_active_shards=0 {"mappings":{"properties":{}},"settings":null}`},
+			fault:   fault.RequestRefused,
+		},
+		"put mapping on 6.8": {
+			call: func(ctx context.Context, c *Client) (any, error) {
+				return nil, c.PutMapping(ctx, "a", json.RawMessage(`{"properties":{}}`))
+			},
+			answers: map[string]string{"GET /": rootES68, "PUT /a/_mapping": ack},
+			want:    []string{"GET /", `PUT /a/_mapping?include_type_name=false {"properties":{}}`},
+		},
 		"create snapshot": {
 			call: func(ctx context.Context, c *Client) (any, error) {
 				return nil, c.CreateSnapshot(ctx, "mig", "mig-r0001", SnapshotRequest{[]string{"a", "b"}, map[string]any{"run": "x"}})

@@ -118,9 +118,13 @@ func (c *Client) Shards(ctx context.Context, indices ...string) ([]Shard, error)
 			return err
 		}
 		for _, r := range rows {
+			var n numbers
 			s := Shard{
-				Index: text(r["index"]), Shard: int(number(text(r["shard"]))), Primary: text(r["prirep"]) == "p", State: text(r["state"]),
-				UnassignedReason: text(r["unassigned.reason"]), Docs: number(text(r["docs"])), StoreBytes: number(text(r["store"])),
+				Index: text(r["index"]), Shard: int(n.read(text(r["shard"]))), Primary: text(r["prirep"]) == "p", State: text(r["state"]),
+				UnassignedReason: text(r["unassigned.reason"]), Docs: n.read(text(r["docs"])), StoreBytes: n.read(text(r["store"])),
+			}
+			if n.err != nil {
+				return fault.Newf(fault.Unclassified, op, c.endpoint, "a shard of index %s: %w", excerpt(s.Index, 255), n.err)
 			}
 			// A relocating shard is shown as "from -> address id to".
 			s.Node, _, _ = strings.Cut(text(r["node"]), " ->")
@@ -299,7 +303,7 @@ func (c *Client) primaryStats(ctx context.Context, q primaryQuery) (map[string]p
 		x := primaryStats{uuid: a.Indices[index].UUID}
 		for id, copies := range a.Indices[index].Shards {
 			n, err := strconv.Atoi(id)
-			if err != nil {
+			if err != nil || n < 0 || n >= maxPrimaries {
 				return nil, fault.Newf(fault.Unclassified, q.op, c.endpoint, "%q is not a shard number", excerpt(id, 40))
 			}
 			for _, s := range copies {
@@ -308,6 +312,10 @@ func (c *Client) primaryStats(ctx context.Context, q primaryQuery) (map[string]p
 				}
 				if s.SeqNo == nil {
 					return nil, fault.Newf(fault.Incompatible, q.op, c.endpoint, "index %s keeps no sequence numbers", index).WithHint("%s", q.hint)
+				}
+				if max(s.SeqNo.Max, s.SeqNo.Local, s.SeqNo.Global) > maxSeqNo {
+					return nil, fault.Newf(fault.Unclassified, q.op, c.endpoint, "shard %d of index %s has the impossible sequence number %d", n, index,
+						max(s.SeqNo.Max, s.SeqNo.Local, s.SeqNo.Global))
 				}
 				s.number = n
 				x.shards = append(x.shards, s)

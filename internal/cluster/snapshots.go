@@ -39,7 +39,7 @@ func (c *Client) Repository(ctx context.Context, name string) (repository Reposi
 		Type     string         `json:"type"`
 		Settings map[string]any `json:"settings"`
 	}
-	if err := c.do(ctx, call{op: op, method: "GET", path: path}, &a); err != nil {
+	if err := c.do(ctx, call{op: op, method: "GET", path: path, limit: smallAnswer}, &a); err != nil {
 		if isMissing(err, "repository_missing_exception") {
 			return Repository{}, false, nil
 		}
@@ -215,7 +215,22 @@ func (c *Client) CreateSnapshot(ctx context.Context, repository, name string, re
 	if len(request.Metadata) > 0 && version.AtLeast(Elasticsearch, 7, 3) {
 		body["metadata"] = request.Metadata
 	}
-	return c.do(ctx, call{op: op, method: "PUT", path: path, body: body, mutating: true}, nil)
+	return c.accept(ctx, call{op: op, method: "PUT", path: path, body: body})
+}
+
+// accept sends a request that the engines accept and go on with, {"accepted":true}. Another answer says nothing of the outcome.
+func (c *Client) accept(ctx context.Context, r call) error {
+	r.mutating, r.limit = true, smallAnswer
+	var a struct {
+		Accepted bool `json:"accepted"`
+	}
+	if err := c.do(ctx, r, &a); err != nil {
+		return err
+	}
+	if !a.Accepted {
+		return fault.Newf(fault.OutcomeUnknown, r.op, c.endpoint, "the answer does not say that the request was accepted")
+	}
+	return nil
 }
 
 // DeleteSnapshot deletes a snapshot, or aborts it while it runs. A missing one is no error.
@@ -335,7 +350,12 @@ func (c *Client) SnapshotProgress(ctx context.Context, repository, name string) 
 		for index, counts := range s.Indices {
 			progress.Indices[index] = counts.progress()
 			for id, shard := range counts.Shards {
-				progress.Shards = append(progress.Shards, ShardProgress{index, int(number(id)), shard.Stats.Incremental.Bytes, millis(shard.Stats.Start), time.Duration(shard.Stats.Millis) * time.Millisecond})
+				var n numbers
+				number := int(n.read(id))
+				if n.err != nil {
+					return Progress{}, false, fault.Newf(fault.Unclassified, op, c.endpoint, "a shard of index %s: %w", excerpt(index, 255), n.err)
+				}
+				progress.Shards = append(progress.Shards, ShardProgress{index, number, shard.Stats.Incremental.Bytes, millis(shard.Stats.Start), time.Duration(shard.Stats.Millis) * time.Millisecond})
 			}
 		}
 		slices.SortFunc(progress.Shards, func(a, b ShardProgress) int {
@@ -378,5 +398,5 @@ func (c *Client) Restore(ctx context.Context, repository, name string, request R
 	if len(request.Settings) > 0 {
 		body["index_settings"] = request.Settings
 	}
-	return c.do(ctx, call{op: op, method: "POST", path: path + "/_restore", body: body, mutating: true}, nil)
+	return c.accept(ctx, call{op: op, method: "POST", path: path + "/_restore", body: body})
 }

@@ -49,7 +49,7 @@ func (c *Client) Info(ctx context.Context) (Version, error) {
 			Number       string `json:"number"`
 		} `json:"version"`
 	}
-	if err := c.do(ctx, call{op: op, method: "GET", path: "/"}, &a); err != nil {
+	if err := c.do(ctx, call{op: op, method: "GET", path: "/", limit: smallAnswer}, &a); err != nil {
 		return Version{}, err
 	}
 	v := Version{Distribution: Elasticsearch, ClusterName: a.ClusterName, ClusterUUID: a.ClusterUUID}

@@ -44,9 +44,21 @@ func decode(payload []byte, target any) error {
 	return nil
 }
 
-type checker struct{ problems []error }
+type checker struct {
+	problems []error
+	fields   map[reflect.Type]map[string]reflect.Type // of the structs met so far: they cost more than checking an item against them
+}
+
+// maxProblems is more than anybody reads; an event that is wrong everywhere must not fill the memory with what is wrong with it.
+const maxProblems = 100
 
 func (c *checker) report(path, format string, args ...any) {
+	if len(c.problems) == maxProblems {
+		c.problems = append(c.problems, errors.New("and more"))
+	}
+	if len(c.problems) > maxProblems {
+		return
+	}
 	c.problems = append(c.problems, fmt.Errorf("%s: %w", path, fmt.Errorf(format, args...)))
 }
 
@@ -57,7 +69,7 @@ var (
 
 // check reports every place in raw (valid JSON without surrounding space) that t does not describe.
 func (c *checker) check(raw []byte, t reflect.Type, path string) {
-	if string(raw) == "null" {
+	if string(raw) == "null" || len(c.problems) > maxProblems {
 		return
 	}
 	for t.Kind() == reflect.Pointer {
@@ -78,7 +90,14 @@ func (c *checker) check(raw []byte, t reflect.Type, path string) {
 		}
 	case t.Kind() == reflect.Interface:
 	case t.Kind() == reflect.Struct:
-		fields := fieldsOf(t)
+		fields, ok := c.fields[t]
+		if !ok {
+			fields = fieldsOf(t)
+			if c.fields == nil {
+				c.fields = map[reflect.Type]map[string]reflect.Type{}
+			}
+			c.fields[t] = fields
+		}
 		c.object(raw, path, func(name string, value []byte) {
 			if field, ok := fields[name]; ok {
 				c.check(value, field, member(path, name))
@@ -111,7 +130,7 @@ func (c *checker) object(raw []byte, path string, visit func(name string, value 
 		return
 	}
 	seen := map[string]bool{}
-	for decoder.More() {
+	for decoder.More() && len(c.problems) <= maxProblems {
 		token, err := decoder.Token()
 		name, ok := token.(string)
 		var value json.RawMessage

@@ -7,11 +7,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // MaxRootSize is the largest root document, in bytes, that DecodeRoot accepts. A thousand indices in a thousand snapshots are
 // about 25 MB.
 const MaxRootSize = 128 << 20
+
+// Limits of what a root document unfolds to: "{}," is three bytes and some hundred in memory. A value of a real one has about 25 bytes.
+const (
+	maxRootValues = 8 << 20 // an object counts as objectWeight of them
+	objectWeight  = 8
+)
 
 // State is a snapshot's state as the root document records it (org.elasticsearch.snapshots.SnapshotState).
 type State int
@@ -110,6 +117,12 @@ func DecodeRoot(content []byte) (*Root, error) {
 	if len(content) > MaxRootSize {
 		return nil, fmt.Errorf("root document has %d bytes, the limit is %d", len(content), MaxRootSize)
 	}
+	if !utf8.Valid(content) {
+		return nil, errors.New("root document is not UTF-8")
+	}
+	if err := bounded(content); err != nil {
+		return nil, err
+	}
 	var doc rootDocument
 	if err := json.Unmarshal(content, &doc); err != nil {
 		return nil, fmt.Errorf("root document is not that of Elasticsearch 5.5 or newer or of OpenSearch: %w", err)
@@ -156,6 +169,29 @@ func DecodeRoot(content []byte) (*Root, error) {
 	}
 	slices.SortFunc(root.Indices, func(a, b Index) int { return strings.Compare(a.Name, b.Name) })
 	return root, nil
+}
+
+// bounded refuses a document that would take far more memory than its size. How deep one may nest is bounded by encoding/json.
+func bounded(content []byte) error {
+	values := 0
+	for i := 0; i < len(content); i++ {
+		switch content[i] {
+		case '"':
+			for i++; i < len(content) && content[i] != '"'; i++ {
+				if content[i] == '\\' {
+					i++
+				}
+			}
+		case '{':
+			values += objectWeight
+		case '[', ',':
+			values++
+		}
+		if values > maxRootValues {
+			return fmt.Errorf("root document holds more than %d values", maxRootValues)
+		}
+	}
+	return nil
 }
 
 // Snapshot returns the snapshot of a name and, unless uuid is empty, of that uuid.

@@ -166,8 +166,8 @@ var own = []string{
 	"index.auto_expand_replicas", "index.refresh_interval", "index.blocks.", "index.routing.", "index.resize.", "index.frozen",
 	"index.verified_before_close", "index.replication.type", "index.lifecycle.", "index.plugins.index_state_management.",
 	"index.opendistro.index_state_management.", "index.remote_store.",
-	// Off while documents are replayed, and put back when the destination is opened.
-	"index.gc_deletes", "index.default_pipeline", "index.final_pipeline",
+	// Off while documents are replayed, and put back when the destination is opened or soon after.
+	"index.gc_deletes", "index.default_pipeline", "index.final_pipeline", "index.merge_on_flush.enabled",
 }
 
 func compareSettings(index string, source, destination map[string]string) migration.Check {
@@ -209,11 +209,17 @@ func compareSamples(index string, source, destination map[string]string) migrati
 	return c
 }
 
-// first bounds a list in evidence.
+// first bounds a list in evidence, and each of its entries: names of fields may be of any length.
 func first(list []string) []string {
-	const most = 10
-	if len(list) > most {
-		return append(slices.Clone(list[:most]), fmt.Sprintf("and %d more", len(list)-most))
+	const most, longest = 10, 300
+	bounded := slices.Clone(list[:min(len(list), most)])
+	for i, text := range bounded {
+		if len(text) > longest {
+			bounded[i] = strings.ToValidUTF8(text[:longest], "") + "..."
+		}
 	}
-	return list
+	if len(list) > most {
+		bounded = append(bounded, fmt.Sprintf("and %d more", len(list)-most))
+	}
+	return bounded
 }

@@ -110,7 +110,7 @@ func TestOwnSettings(t *testing.T) {
 		"index.uuid", "index.creation_date", "index.provided_name", "index.version.created", "index.version.upgraded", "index.number_of_replicas",
 		"index.auto_expand_replicas", "index.refresh_interval", "index.blocks.write", "index.routing.allocation.include._tier_preference",
 		"index.replication.type", "index.plugins.index_state_management.rollover_alias", "index.lifecycle.name", "index.remote_store.enabled",
-		"index.gc_deletes", "index.default_pipeline", "index.final_pipeline",
+		"index.gc_deletes", "index.default_pipeline", "index.final_pipeline", "index.merge_on_flush.enabled",
 	} {
 		a, b := side(), side()
 		b.Settings[key] = "its own"
