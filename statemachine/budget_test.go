@@ -74,7 +74,8 @@ func TestBudgetOfTheMostRounds(t *testing.T) {
 		}
 		return 0
 	}
-	w.strategy = func(int) (bool, bool) { return true, true } // a pass beside each round
+	w.strategy = func(int) (bool, bool) { return true, true }                                   // a pass beside each round
+	w.afterwards = slices.Concat(slices.Repeat([]int{15}, 240), slices.Repeat([]int{600}, 138)) // snapshots deleted for an hour, copies awaited for a day
 	_, d := w.run(names.MigrationMachine, input(`"rounds":{"minimum":500,"maximum":500,"pause":"30m"}`))
 	w.checkBudget(d, began)
 	if len(w.rounds) != 501 || !w.rounds[500].Final || len(w.passes) != 501 || !w.passes[500].Final || w.elapsed() < 250*time.Hour {

@@ -30,6 +30,7 @@ var floor = map[string]int{
 	"statemachine":        0,
 	"internal/migration":  1,
 	"internal/repository": 2,
+	"internal/access":     2, // what the bucket's and the domain's clients are given to set
 	"internal/cluster":    3,
 	"internal/s3copy":     3, // orders its work by the layout that repository knows
 	"internal/replay":     4, // speaks to both domains by what cluster knows

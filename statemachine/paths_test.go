@@ -50,24 +50,25 @@ type world struct {
 	started time.Time
 
 	// The script. Zero values give the shortest way through.
-	decisions []migration.Decision                               // in order; when used up, migration.Decide decides
-	takes     func(what string, round int) time.Duration         // how long a snapshot or restore runs
-	ranges    int                                                // of a copy plan; 0 means 1
-	slices    int64                                              // invocations that a range takes; 0 means 1
-	slice     time.Duration                                      // of one invocation
-	disturb   func(ctx context.Context, at site, call int) error // asked at the start of each invocation; an error is its outcome
-	snapshot  func(call int, out step.SnapshotOutput) step.SnapshotOutput
-	poll      func(at site, call int, out step.PollStatusOutput) step.PollStatusOutput
-	publish   func(call int, out step.PublishCopyOutput) step.PublishCopyOutput
-	restore   func(call int, out step.RestoreOutput) step.RestoreOutput
-	unchanged bool                                         // no round has anything to move
-	verify    func() any                                   // what Verify answers
-	busy      map[string]time.Duration                     // for how long StartSnapshot, PublishCopy and StartRestore do not get their turn
-	strategy  func(decision int) (byRounds, byReplay bool) // of Preflight (0) and of each Decide; without it by rounds alone
-	pass      func(pass int) passScript                    // without it one slice, one call of each
-	call      time.Duration                                // of ReplaySlice, ReconcileDeletes and DeletePart
-	answers   []string                                     // to Ask, in order, as JSON; when used up nobody answers
-	thinks    time.Duration                                // before each answer
+	decisions  []migration.Decision                               // in order; when used up, migration.Decide decides
+	takes      func(what string, round int) time.Duration         // how long a snapshot or restore runs
+	ranges     int                                                // of a copy plan; 0 means 1
+	slices     int64                                              // invocations that a range takes; 0 means 1
+	slice      time.Duration                                      // of one invocation
+	disturb    func(ctx context.Context, at site, call int) error // asked at the start of each invocation; an error is its outcome
+	snapshot   func(call int, out step.SnapshotOutput) step.SnapshotOutput
+	poll       func(at site, call int, out step.PollStatusOutput) step.PollStatusOutput
+	publish    func(call int, out step.PublishCopyOutput) step.PublishCopyOutput
+	restore    func(call int, out step.RestoreOutput) step.RestoreOutput
+	unchanged  bool                                         // no round has anything to move
+	verify     func() any                                   // what Verify answers
+	busy       map[string]time.Duration                     // for how long StartSnapshot, PublishCopy and StartRestore do not get their turn
+	strategy   func(decision int) (byRounds, byReplay bool) // of Preflight (0) and of each Decide; without it by rounds alone
+	pass       func(pass int) passScript                    // without it one slice, one call of each
+	call       time.Duration                                // of ReplaySlice, ReconcileDeletes and DeletePart
+	answers    []string                                     // to Ask, in order, as JSON; when used up nobody answers
+	afterwards []int                                        // seconds that Finish answers to wait, in order
+	thinks     time.Duration                                // before each answer
 
 	// What happened.
 	mu       sync.Mutex
@@ -206,7 +207,11 @@ func (w *world) Invoke(ctx context.Context, function string, payload []byte) ([]
 	case "finish":
 		return serve(ctx, w, single("Finish"), payload, func(_ context.Context, in step.FinishInput, _ int) (step.FinishOutput, error) {
 			w.frozen = false
-			return step.FinishOutput{Migration: in.Migration, Verdict: migration.Verified, Rounds: in.Round, WritableAt: w.clock.Now()}, nil
+			out := step.FinishOutput{Migration: in.Migration, Verdict: migration.Verified, Rounds: in.Round, WritableAt: w.clock.Now(), Action: migration.Done}
+			if len(w.afterwards) > 0 {
+				out.Action, out.WaitSeconds, w.afterwards = migration.WaitFirst, w.afterwards[0], w.afterwards[1:]
+			}
+			return out, nil
 		})
 	case "thaw":
 		return serve(ctx, w, single("Thaw"), payload, w.runThaw)
@@ -749,7 +754,7 @@ const (
 	copyStates     = "PlanCopy Copy PublishCopy CopyPublished "
 	restoreStates  = "StartRestore RestoreStarted PollRestore RestoreDone RecordRound"
 	roundStates    = snapshotStates + copyStates + restoreStates
-	cutOverStates  = "Freeze MoveLastDelta Verify Verdict Finish Migrated"
+	cutOverStates  = "Freeze MoveLastDelta Verify Verdict Finish HandedOver Migrated"
 	warmStates     = "Warm Decide WhatNext "
 	oneCall        = "ReplaySlice SliceDone SliceReplayed"
 	smallPass      = "Begin PlanReplay SmallPass PassOver"
@@ -823,6 +828,14 @@ func TestPaths(t *testing.T) {
 			script: func(w *world) { w.decisions = []migration.Decision{warmAgain, warmAgain, cutOver} },
 			want:   "Preflight AssessOnly Register " + warmStates + warmStates + warmStates + cutOverStates,
 			rounds: []string{roundStates, roundStates, roundStates, roundStates}, atOnce: true,
+		},
+		{
+			name: "after the hand-over the execution waits as long as Finish asks for",
+			script: func(w *world) {
+				w.decisions, w.afterwards = []migration.Decision{cutOver}, []int{2, 600, 60}
+			},
+			want:   "Preflight AssessOnly Register " + warmStates + strings.Replace(cutOverStates, "Migrated", strings.Repeat("WaitForCopies Finish HandedOver ", 3)+"Migrated", 1),
+			rounds: []string{roundStates, roundStates}, took: 662 * time.Second,
 		},
 		{name: "assess", input: input(`"mode":"assess"`), want: "Preflight AssessOnly Assessed", rounds: []string{}, atOnce: true,
 			alsoTrue: func(t *testing.T, _ *world, d asl.Description) {
@@ -1105,6 +1118,16 @@ func TestPaths(t *testing.T) {
 			rounds: []string{roundStates}, passes: slices.Repeat([]string{passStates}, 3), slices: slices.Repeat([]string{oneCall}, 3), atOnce: true,
 			branches: &[4]string{"RoundNeeded Round RoundNeeded NoRound RoundNeeded NoRound", "ReplayNeeded NoReplay ReplayNeeded Replay ReplayNeeded Replay",
 				"FinalRoundNeeded NoFinalRound", "FinalReplayNeeded FinalReplay"},
+		},
+		{
+			name: "going back: no repository, no round", input: input(`"mode":"goBack"`),
+			script: func(w *world) {
+				w.decisions = []migration.Decision{warmAgain, cutOver}
+				w.strategy = func(int) (bool, bool) { return false, true }
+			},
+			want:   "Preflight AssessOnly " + strings.Repeat(warmStates, 2) + cutOverStates,
+			rounds: []string{}, passes: slices.Repeat([]string{passStates}, 3), slices: slices.Repeat([]string{oneCall}, 3), atOnce: true,
+			branches: &[4]string{"RoundNeeded NoRound RoundNeeded NoRound", "ReplayNeeded Replay ReplayNeeded Replay", "FinalRoundNeeded NoFinalRound", "FinalReplayNeeded FinalReplay"},
 		},
 		{
 			name: "an index goes back to rounds", input: input(`"mode":"warm"`),

@@ -21,21 +21,29 @@ type Fence struct {
 
 // Fence reads the fence; one without execution when there is none yet.
 func (j *Journal) Fence(ctx context.Context) (Fence, error) {
-	var f Fence
-	_, err := j.store.get(ctx, j.key("fence.json"), &f)
+	f, _, err := j.fence(ctx)
 	return f, err
+}
+
+// fence is Fence with the tag by which to replace it: what was seen open must not be overwritten by one who has seen it closed.
+func (j *Journal) fence(ctx context.Context) (f Fence, tag string, err error) {
+	tag, _, err = j.store.read(ctx, j.key("fence.json"), &f)
+	return f, tag, err
 }
 
 // Begin opens the fence for the execution and takes the domains for it. A domain or a migration that another execution has is
 // DomainTaken; what was taken already is given back then.
 func (j *Journal) Begin(ctx context.Context, execution string, now time.Time, undo Undoing, endpoints ...string) error {
-	if err := j.Vacate(ctx, execution, undo, endpoints...); err != nil {
-		return err
-	}
 	// In one order, so that of two that want both one gets both. The fence is first: it says what is to be given back.
 	f := Fence{Execution: execution, Endpoints: slices.Sorted(slices.Values(endpoints)), Since: now}
-	if err := j.store.put(ctx, j.key("fence.json"), f); err != nil {
-		return err
+	for begun := false; !begun; {
+		tag, err := j.vacate(ctx, execution, undo, endpoints...)
+		if err != nil {
+			return err
+		}
+		if begun, err = j.store.replace(ctx, j.key("fence.json"), f, tag); err != nil {
+			return err
+		}
 	}
 	for _, e := range f.Endpoints {
 		if _, err := j.store.TakeLease(ctx, e, Owner{Migration: j.migration, Execution: execution}, now, undo); err != nil {
@@ -49,33 +57,50 @@ func (j *Journal) Begin(ctx context.Context, execution string, now time.Time, un
 // Vacate makes sure that the execution can have the migration and the domains: one that another execution has which still runs is
 // fault.DomainTaken with its name; what one has left behind that has ended is undone.
 func (j *Journal) Vacate(ctx context.Context, execution string, undo Undoing, endpoints ...string) error {
-	f, err := j.Fence(ctx)
+	_, err := j.vacate(ctx, execution, undo, endpoints...)
+	return err
+}
+
+// vacate is Vacate; it returns the tag of the fence that the execution may replace.
+func (j *Journal) vacate(ctx context.Context, execution string, undo Undoing, endpoints ...string) (string, error) {
+	f, tag, err := j.fence(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if f.Execution != "" && f.Execution != execution && f.EndedAt.IsZero() {
 		taken := fault.Newf(fault.DomainTaken, "run migration", j.migration, "execution %s runs it since %s", f.Execution, f.Since.Format(time.RFC3339))
 		if err := j.store.succeed(ctx, f.Execution, taken, undo); err != nil {
-			return err
+			return "", err
+		}
+		ended := f.Execution
+		if f, tag, err = j.fence(ctx); err != nil { // closed by now
+			return "", err
+		}
+		if f.Execution != ended && f.Execution != execution && f.EndedAt.IsZero() {
+			return j.vacate(ctx, execution, undo, endpoints...) // a third one was faster
 		}
 	}
 	for _, e := range endpoints {
 		if _, _, err := j.store.vacate(ctx, e, execution, undo); err != nil {
-			return err
+			return "", err
 		}
 	}
-	return nil
+	return tag, nil
 }
 
 // Close closes the fence: no step of the execution acts any more. It reports whether the fence is the execution's: that of a newer one
 // is left alone.
 func (j *Journal) Close(ctx context.Context, execution string, now time.Time) (bool, error) {
-	f, err := j.Fence(ctx)
-	if err != nil || f.Execution != execution || !f.EndedAt.IsZero() {
-		return f.Execution == execution, err
+	for {
+		f, tag, err := j.fence(ctx)
+		if err != nil || f.Execution != execution || !f.EndedAt.IsZero() {
+			return f.Execution == execution, err
+		}
+		f.EndedAt = now
+		if closed, err := j.store.replace(ctx, j.key("fence.json"), f, tag); closed || err != nil {
+			return true, err
+		}
 	}
-	f.EndedAt = now
-	return true, j.store.put(ctx, j.key("fence.json"), f)
 }
 
 // End gives the domains back, once everything that was changed is as before.

@@ -19,6 +19,7 @@
 //	migrations/<name>/decision.json               migration.Decision, the last one
 //	migrations/<name>/report.json                 report.Report
 //	migrations/<name>/undo/<host>-<setting>.json  Undo: a setting that is changed, and how it was before
+//	migrations/<name>/back/...                    all of this for the way back after the hand-over (migration.WayBack)
 //
 // S3 is strongly consistent; write-once objects use If-None-Match, so that a repeated step keeps what the first attempt wrote.
 package journal
@@ -141,7 +142,7 @@ func (j *Journal) alone(ctx context.Context, p migration.Plan) error {
 	if err != nil {
 		return err
 	}
-	if found && (f.State == HandedOver || f.State == HandingOver) {
+	if found && (f.State == HandedOver || f.State == HandingOver || f.State == WentBack) {
 		return fault.Newf(fault.DestinationOccupied, "keep the destination warm", p.Spec.Destination.Endpoint, "migration %q is over: it takes writes since %s", j.migration, f.EndedAt.Format(time.RFC3339)).
 			WithHint("Remove the schedule of this round; it would restore over what clients have written.")
 	}
@@ -404,6 +405,8 @@ const (
 	Thawed      FreezeState = "thawed"      // the source takes writes again
 	HandingOver FreezeState = "handingOver" // the verified destination is being opened
 	HandedOver  FreezeState = "handedOver"  // the verified destination takes writes; the source stays blocked on purpose
+	// WentBack is after HandedOver: the source takes writes again and has all that the destination had taken; that one stays blocked.
+	WentBack FreezeState = "wentBack"
 )
 
 // Freeze is the inverse of the write block, recorded before the block is set.
@@ -419,7 +422,9 @@ type Freeze struct {
 	// Proven are the source's highest sequence numbers, index -> one per shard, once writes had stopped.
 	Proven map[string][]int64 `json:"proven,omitempty"`
 	// SettledAt is when the destination's indices had replicas and refresh as planned, after the hand-over.
-	SettledAt  time.Time `json:"settledAt,omitzero"`
+	SettledAt time.Time `json:"settledAt,omitzero"`
+	// GreenAt is when every copy of every shard was first seen there after that, where the input waits for it.
+	GreenAt    time.Time `json:"greenAt,omitzero"`
 	Prediction *float64  `json:"predictedSeconds,omitempty"`
 	// Unchanged are the indices on rounds whose copies already hold everything, by sequence number and description: the final round
 	// leaves them out.
@@ -427,6 +432,10 @@ type Freeze struct {
 	// Sealed are the destination's highest sequence numbers, index -> one per shard, before the first index there was opened: a
 	// higher one later is an acknowledged write.
 	Sealed map[string][]int64 `json:"sealed,omitempty"`
+	// SealedAs are which indices, and which histories of their shards, those numbers are of, for a way back.
+	SealedAs map[string]Identity `json:"sealedAs,omitempty"`
+	// WentBackAt is when the source took writes again after a hand-over.
+	WentBackAt time.Time `json:"wentBackAt,omitzero"`
 }
 
 // SaveFreeze replaces the record.

@@ -255,3 +255,45 @@ func TestBeginTakesAllOrNothing(t *testing.T) {
 		t.Errorf("open: %+v, %v", f, err)
 	}
 }
+
+// Two executions of one migration begin at the same time: the fence stays that of the one who was first, or its end would find it to be
+// another's and leave everything as it is.
+func TestFenceIsTakenByOne(t *testing.T) {
+	m, store := newMemory()
+	j := store.Asking(running{"arn:1": true, "arn:2": true}).Migration("orders")
+	m.beforePut = func(string) {
+		m.beforePut = nil
+		if err := j.Begin(t.Context(), "arn:1", at, nothing, domain); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantFault(t, j.Begin(t.Context(), "arn:2", at, nothing, domain), fault.DomainTaken, "arn:1")
+	f, err := j.Fence(t.Context())
+	if err != nil || f.Execution != "arn:1" || !f.EndedAt.IsZero() {
+		t.Errorf("the fence is %+v, %v", f, err)
+	}
+	if ours, err := j.Close(t.Context(), "arn:1", at); err != nil || !ours {
+		t.Errorf("the first one's end finds the fence to be another's: %v, %v", ours, err)
+	}
+}
+
+// A late end must not close the fence of the execution that has begun in the meantime.
+func TestFenceIsClosedByItsOwner(t *testing.T) {
+	m, store := newMemory()
+	j := store.Asking(running{"arn:2": true}).Migration("orders")
+	if err := j.Begin(t.Context(), "arn:1", at, nothing, domain); err != nil {
+		t.Fatal(err)
+	}
+	m.beforePut = func(string) {
+		m.beforePut = nil
+		if err := j.Begin(t.Context(), "arn:2", at, nothing, domain); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ours, err := j.Close(t.Context(), "arn:1", at); err != nil || ours {
+		t.Errorf("%v, %v", ours, err)
+	}
+	if f, err := j.Fence(t.Context()); err != nil || f.Execution != "arn:2" || !f.EndedAt.IsZero() {
+		t.Errorf("the fence is %+v, %v", f, err)
+	}
+}

@@ -79,7 +79,7 @@ func Decide(spec Spec, execution string, indices int, h History) Decision {
 	d := decide(spec, execution, indices, h)
 	d.Probe = h.Probe
 	more := laps(execution, h, time.Time{}) < maximumRounds
-	if spec.Mode == Migrate && more {
+	if spec.Mode.CutsOver() && more {
 		d = spec.CutOver.conditioned(d, h.Now, h.Approved)
 	}
 	if d.Action == Stop && spec.OnNeverFits == AskOperator && more {
@@ -134,14 +134,16 @@ func decide(spec Spec, execution string, indices int, h History) Decision {
 	onRounds, onReplay := len(h.Replay) < indices, len(h.Replay) > 0
 	// Once all indices are on replay there are no more rounds to wait for.
 	if !ok || onRounds && len(warm) < spec.Rounds.Minimum && !(onReplay && !a.rounds) {
-		reason := fmt.Sprintf("%d warm rounds so far", len(warm))
+		var reasons []string
 		if onRounds {
-			reason += fmt.Sprintf("; a cut-over needs %d", spec.Rounds.Minimum)
+			reasons = append(reasons, fmt.Sprintf("%d warm rounds so far; a cut-over needs %d", len(warm), spec.Rounds.Minimum))
+		} else if len(warm) > 0 {
+			reasons = append(reasons, fmt.Sprintf("%d warm rounds so far", len(warm)))
 		}
 		if onReplay {
-			reason += fmt.Sprintf("; a cut-over needs two passes of the replay, of which %d are made", len(a.passes))
+			reasons = append(reasons, fmt.Sprintf("a cut-over needs two passes of the replay, of which %d are made", len(a.passes)))
 		}
-		return again(reason)
+		return again(strings.Join(reasons, "; "))
 	}
 	round, pass := a.since(h.Now)
 	p := a.at(round, pass, 0)

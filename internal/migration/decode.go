@@ -40,6 +40,9 @@ func (p Problems) Error() string {
 // DecodeSpec reads the operator's input strictly and fills in the defaults. The error is Problems: unknown fields, wrong types,
 // missing fields and bad values, all of them; the Spec then holds what could be read.
 func DecodeSpec(input []byte) (Spec, error) {
+	if len(input) > maximumInput {
+		return Spec{}, Problems{{"$", fmt.Sprintf("has %d bytes; Step Functions takes at most %d", len(input), maximumInput)}}
+	}
 	dec := json.NewDecoder(bytes.NewReader(input))
 	dec.UseNumber()
 	var doc any
@@ -57,11 +60,22 @@ func DecodeSpec(input []byte) (Spec, error) {
 	return spec, nil
 }
 
+// Limits of an input: what a state of Step Functions holds, and more problems than anybody mends at once.
+const (
+	maximumInput = 256 << 10
+	mostProblems = 200
+)
+
 // reader walks a decoded document and collects problems instead of stopping at the first.
 type reader struct{ problems Problems }
 
 func (r *reader) problem(path, format string, args ...any) {
-	r.problems = append(r.problems, Problem{path, fmt.Sprintf(format, args...)})
+	switch n := len(r.problems); {
+	case n < mostProblems:
+		r.problems = append(r.problems, Problem{path, fmt.Sprintf(format, args...)})
+	case n == mostProblems:
+		r.problems = append(r.problems, Problem{"$", "there are more problems than these"})
+	}
 }
 
 // object is a JSON object whose fields are taken one by one; what is left over is unknown.
@@ -243,14 +257,14 @@ func oneLetter(a, b string) bool {
 }
 
 func (r *reader) spec(doc any) Spec {
-	o, ok := r.object("$", doc, "migration", "mode", "source", "destination", "indices", "downtimeWindow", "rounds", "lastMile", "onNeverFits", "topology", "cutOver", "clients", "replicas", "comment")
+	o, ok := r.object("$", doc, "migration", "mode", "source", "destination", "indices", "downtimeWindow", "rounds", "lastMile", "onNeverFits", "topology", "cutOver", "clients", "replicas", "finish", "keepSnapshots", "comment")
 	if !ok {
 		return Spec{}
 	}
 	o.text("comment", false, nil) // for the operator's own eyes; not kept
 	s := Spec{
 		Migration:   o.text("migration", true, checkName),
-		Mode:        Mode(o.text("mode", false, oneOf(string(Assess), string(Warm), string(Migrate)))),
+		Mode:        Mode(o.text("mode", false, oneOf(string(Assess), string(Warm), string(Migrate), string(GoBack)))),
 		LastMile:    LastMile(o.text("lastMile", false, oneOf(string(LastMileAuto), string(LastMileRounds), string(LastMileReplay)))),
 		OnNeverFits: OnNeverFits(o.text("onNeverFits", false, oneOf(string(StopMigration), string(AskOperator)))),
 		Topology:    Topology(o.text("topology", false, checkTopology)),
@@ -271,10 +285,10 @@ func (r *reader) spec(doc any) Spec {
 	if s.Topology == "" {
 		s.Topology = Copy
 	}
-	s.Source = r.endpoint(o, "source")
-	s.Destination = r.endpoint(o, "destination")
+	s.Source = r.endpoint(o, "source", s.Mode)
+	s.Destination = r.endpoint(o, "destination", s.Mode)
 	s.Indices = r.selection(o)
-	s.DowntimeWindow = o.duration("downtimeWindow", time.Second, s.Mode == Migrate)
+	s.DowntimeWindow = o.duration("downtimeWindow", time.Second, s.Mode.CutsOver())
 	s.Rounds = RoundLimits{Minimum: defaultMinimumRounds, Maximum: defaultMaximumRounds}
 	if o.has("rounds") {
 		if ro, ok := r.object("$.rounds", o.fields["rounds"], "minimum", "maximum", "pause"); ok {
@@ -293,6 +307,11 @@ func (r *reader) spec(doc any) Spec {
 	if o.has("replicas") {
 		n := o.integer("replicas", 0, 0, 100)
 		s.Replicas = &n
+	}
+	s.Finish = r.finish(o)
+	if o.has("keepSnapshots") {
+		n := o.integer("keepSnapshots", mostKeptSnapshots, 1, mostKeptSnapshots)
+		s.KeepSnapshots = &n
 	}
 	r.apart(s)
 	return s
@@ -330,6 +349,33 @@ func (r *reader) conditions(parent object) CutOverConditions {
 	return c
 }
 
+func (r *reader) finish(parent object) FinishOptions {
+	var f FinishOptions
+	if !parent.has("finish") {
+		return f
+	}
+	o, ok := r.object("$.finish", parent.fields["finish"], "refreshInterval", "waitForGreen")
+	if !ok {
+		return f
+	}
+	f.RefreshInterval = o.text("refreshInterval", false, checkRefreshInterval)
+	f.WaitForGreen = o.duration("waitForGreen", 0, false)
+	if time.Duration(f.WaitForGreen) > longestWaitForGreen {
+		r.problem("$.finish.waitForGreen", "must be at most %s, is %s", longestWaitForGreen, f.WaitForGreen)
+	}
+	return f
+}
+
+// refreshIntervals are those that all engines read alike: -1 is never, and a number without a unit is refused.
+var refreshIntervals = regexp.MustCompile(`^(-1|[0-9]{1,9}(ms|s|m|h|d))$`)
+
+func checkRefreshInterval(s string) error {
+	if !refreshIntervals.MatchString(s) {
+		return fmt.Errorf("%q is not a refresh interval; write it like \"1s\" or \"30s\", or \"-1\" for none", s)
+	}
+	return nil
+}
+
 // apart refuses a migration onto itself.
 func (r *reader) apart(s Spec) {
 	a, b := s.Source, s.Destination
@@ -348,14 +394,14 @@ func overlap(a, b string) bool {
 	return a == b || a == "" || b == "" || strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
 }
 
-func (r *reader) endpoint(parent object, name string) Endpoint {
+func (r *reader) endpoint(parent object, name string, mode Mode) Endpoint {
 	path := parent.path + "." + name
 	v, ok := parent.fields[name]
 	if !ok {
 		r.problem(path, "is missing")
 		return Endpoint{}
 	}
-	o, ok := r.object(path, v, "domainArn", "endpoint", "repository")
+	o, ok := r.object(path, v, "domainArn", "endpoint", "repository", "access")
 	if !ok {
 		return Endpoint{}
 	}
@@ -363,9 +409,12 @@ func (r *reader) endpoint(parent object, name string) Endpoint {
 		DomainARN: o.text("domainArn", true, checkDomainARN),
 		Endpoint:  strings.TrimRight(o.text("endpoint", true, checkEndpoint), "/"),
 	}
+	e.Access = r.access(o, e.DomainARN)
 	rv, ok := o.fields["repository"]
 	if !ok {
-		r.problem(path+".repository", "is missing")
+		if mode != GoBack { // which takes no snapshot
+			r.problem(path+".repository", "is missing")
+		}
 		return e
 	}
 	ro, ok := r.object(path+".repository", rv, "bucket", "basePath", "region", "roleArn")
@@ -382,6 +431,22 @@ func (r *reader) endpoint(parent object, name string) Endpoint {
 		e.Repository.Region = e.Region()
 	}
 	return e
+}
+
+// access reads how a domain of another account is reached. The role is of that account: only an identity of it may change its bucket's policy.
+func (r *reader) access(parent object, domain string) Access {
+	if !parent.has("access") {
+		return Access{}
+	}
+	o, ok := r.object(parent.path+".access", parent.fields["access"], "roleArn", "externalId")
+	if !ok {
+		return Access{}
+	}
+	a := Access{RoleARN: o.text("roleArn", true, checkRoleARN), ExternalID: o.text("externalId", false, checkExternalID)}
+	if role, at := parseARN(a.RoleARN).account, parseARN(domain).account; role != "" && at != "" && role != at {
+		r.problem(o.path+".roleArn", "is of account %s, the domain of account %s; name the role that the stack of the domain's account has made", role, at)
+	}
+	return a
 }
 
 func (r *reader) selection(parent object) Selection {
@@ -486,6 +551,16 @@ func checkRoleARN(s string) error {
 	a := parseARN(s)
 	if a.service != "iam" || a.region != "" || !accountPattern.MatchString(a.account) || !rolePattern.MatchString(a.resource) {
 		return fmt.Errorf("%q is not a role ARN; it looks like arn:aws:iam::111122223333:role/snapshots", s)
+	}
+	return nil
+}
+
+// externalIDPattern is STS's (AssumeRole, ExternalId).
+var externalIDPattern = regexp.MustCompile(`^[A-Za-z0-9_+=,.@:/-]+$`)
+
+func checkExternalID(s string) error {
+	if len(s) < 2 || len(s) > 1224 || !externalIDPattern.MatchString(s) {
+		return errors.New("must be 2 to 1224 letters, digits and _ + = , . @ : / -")
 	}
 	return nil
 }

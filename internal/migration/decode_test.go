@@ -121,7 +121,7 @@ func TestProblems(t *testing.T) {
 		"name with leading hyphen": {[]string{"migration", `"-a"`}, []string{"$.migration: lower-case"}},
 		"name cs-":                 {[]string{"migration", `"cs-automated"`}, []string{"$.migration: cs-"}},
 		"name too long":            {[]string{"migration", `"` + long + `"`}, []string{"$.migration: at most 50 characters, has 51"}},
-		"mode":                     {[]string{"mode", `"move"`}, []string{`$.mode: must be one of assess, warm, migrate, is "move"`}},
+		"mode":                     {[]string{"mode", `"move"`}, []string{`$.mode: must be one of assess, warm, migrate, goBack, is "move"`}},
 		"shared":                   {[]string{"topology", `"shared"`}, []string{`$.topology: "shared" is not built yet`}},
 		"last mile":                {[]string{"lastMile", `"guess"`}, []string{`$.lastMile: must be one of auto, rounds, replay, is "guess"`}},
 		"topology":                 {[]string{"topology", `"star"`}, []string{`$.topology: must be one of copy, is "star"`}},
@@ -286,8 +286,56 @@ func TestDurationRoundTrip(t *testing.T) {
 	}
 }
 
+func TestFinishOptions(t *testing.T) {
+	if s, err := DecodeSpec([]byte(smallest)); err != nil || s.Finish != (FinishOptions{}) || s.KeepSnapshots != nil {
+		t.Errorf("by default: %+v, %v, %v", s.Finish, s.KeepSnapshots, err)
+	}
+	s, err := DecodeSpec(edited(t, "finish", `{"refreshInterval":"-1","waitForGreen":"90m"}`, "keepSnapshots", "7"))
+	if err != nil || s.Finish != (FinishOptions{"-1", Duration(90 * time.Minute)}) || s.KeepSnapshots == nil || *s.KeepSnapshots != 7 {
+		t.Errorf("%+v, %v, %v", s.Finish, s.KeepSnapshots, err)
+	}
+	// Everything that is wrong, at once.
+	_, err = DecodeSpec(edited(t, "finish", `{"refreshInterval":"1","waitForGreen":"25h","replicas":1}`, "keepSnapshots", `"all"`))
+	for _, want := range []string{
+		`$.finish.refreshInterval: "1" is not a refresh interval`, "$.finish.waitForGreen: must be at most 24h0m0s", "$.finish.replicas: unknown field", "$.keepSnapshots: must be a whole number",
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
+	}
+	for _, wrong := range []string{`"10"`, `"1 s"`, `"-2"`, `"1w"`, `""`, `null`, `"1234567890s"`, `7`} {
+		if _, err := DecodeSpec(edited(t, "finish", `{"refreshInterval":`+wrong+`}`)); err == nil || !strings.Contains(err.Error(), "$.finish.refreshInterval") {
+			t.Errorf("%s: %v", wrong, err)
+		}
+	}
+	if _, err := DecodeSpec(edited(t, "finish", `"green"`)); err == nil || !strings.Contains(err.Error(), "$.finish: must be an object") {
+		t.Errorf("%v", err)
+	}
+}
+
+// What is wrong everywhere, or larger than Step Functions takes, costs little and is still answered with a list.
+func TestHostileInputs(t *testing.T) {
+	for name, c := range map[string]struct{ input, says string }{
+		"larger than an input":      {`{"comment":"` + strings.Repeat("x", maximumInput) + `"}`, "Step Functions takes at most"},
+		"wrong names by thousands":  {`{"indices":{"include":[` + strings.Repeat("7,", 100_000) + `7]}}`, "there are more problems"},
+		"a hundred thousand fields": {`{"a":1` + strings.Repeat(`,"b":1`, 40_000) + `}`, "unknown field"},
+		"brackets":                  {strings.Repeat("[", 200_000), "is not JSON"},
+		"objects":                   {strings.Repeat(`{"a":`, 50_000), "is not JSON"},
+		"a text":                    {`"orders"`, "$: must be an object"},
+		"numbers too large":         {`{"rounds":{"minimum":1e999,"maximum":99999999999999999999},"keepSnapshots":1e999}`, "$.keepSnapshots: must be a whole number"},
+		"invalid UTF-8":             {"{\"migration\":\"\xff\xfe\"}", "$.migration"},
+		"cut off":                   {`{"migration":"ord`, "is not JSON"},
+	} {
+		_, err := DecodeSpec([]byte(c.input))
+		if p, ok := errors.AsType[Problems](err); !ok || len(p) > mostProblems+1 || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %.300v", name, err)
+		}
+	}
+}
+
 func FuzzDecodeSpec(f *testing.F) {
-	for _, seed := range []string{smallest, "{}", "[]", `{"source":{"repository":null},"rounds":{"minimum":1e400}}`, `{"indices":{"include":[null]}}`, `{"migration":"\ud800"}`} {
+	for _, seed := range []string{smallest, "{}", "[]", `{"source":{"repository":null},"rounds":{"minimum":1e400}}`, `{"indices":{"include":[null]}}`, `{"migration":"\ud800"}`,
+		`{"finish":{"refreshInterval":"30s","waitForGreen":"1h"},"keepSnapshots":3,"cutOver":{"notBefore":"x","every":"1h"}}`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {
@@ -320,5 +368,24 @@ func TestLastMile(t *testing.T) {
 		if got, err := DecodeSpec(edited(t, "lastMile", `"`+string(want)+`"`)); err != nil || got.LastMile != want {
 			t.Errorf("%s: %q, %v", want, got.LastMile, err)
 		}
+	}
+}
+
+// A way back takes no snapshot, so that it needs no repository; what it does need is asked for.
+func TestDecodeGoBack(t *testing.T) {
+	const input = `{"migration":"orders","mode":"goBack",%s"source":{"domainArn":"arn:aws:es:eu-west-1:111122223333:domain/old","endpoint":"https://old"},` +
+		`"destination":{"domainArn":"arn:aws:es:eu-west-1:111122223333:domain/new","endpoint":"https://new"}}`
+	s, err := DecodeSpec(fmt.Appendf(nil, input, `"downtimeWindow":"1m",`))
+	if err != nil || s.Mode != GoBack || !s.Mode.CutsOver() {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if _, err := DecodeSpec(fmt.Appendf(nil, input, "")); err == nil || !strings.Contains(err.Error(), "$.downtimeWindow: is missing") {
+		t.Errorf("without a window: %v", err)
+	}
+	if _, err := DecodeSpec([]byte(strings.Replace(fmt.Sprintf(input, `"downtimeWindow":"1m",`), "goBack", "migrate", 1))); err == nil || !strings.Contains(err.Error(), "$.source.repository: is missing") {
+		t.Errorf("mode migrate without repositories: %v", err)
+	}
+	if checkName(WayBack("orders")) == nil {
+		t.Error("a migration may have the name of another one's way back")
 	}
 }

@@ -33,6 +33,20 @@ type CopyPhase struct {
 	Bytes   int64   `json:"bytes"`   // copied
 	Skipped int64   `json:"skipped"` // objects that were there already
 	Seconds float64 `json:"seconds"`
+	// Cost is what S3 charges for it; nil in rounds that were recorded before it was counted.
+	Cost *CopyCost `json:"cost,omitempty"`
+}
+
+// CopyCost are a copy's requests by class, repeated ones included, and their price in dollars with that of the bytes between Regions.
+type CopyCost struct {
+	Lists    int64   `json:"lists"`
+	Reads    int64   `json:"reads"`  // GET and HEAD
+	Copies   int64   `json:"copies"` // CopyObject
+	Parts    int64   `json:"parts"`  // UploadPartCopy
+	Writes   int64   `json:"writes"` // PUT, and the beginning and end of a multipart copy
+	Requests float64 `json:"requestDollars"`
+	Transfer float64 `json:"transferDollars"`
+	Total    float64 `json:"totalDollars"`
 }
 
 // RestorePhase is the restore at the destination. Bytes = RecoveredBytes, which moved; ReusedBytes were there already.

@@ -16,7 +16,16 @@ const (
 	Assess  Mode = "assess"  // preflight only; nothing is touched
 	Warm    Mode = "warm"    // Rounds.Minimum warm rounds, no cut-over
 	Migrate Mode = "migrate" // everything; an already warm migration goes on from its last round
+	// GoBack brings what the destination has taken since the hand-over back to the source, and hands over to that one.
+	GoBack Mode = "goBack"
 )
+
+// CutsOver reports whether the mode stops writes at one domain to hand over to the other.
+func (m Mode) CutsOver() bool { return m == Migrate || m == GoBack }
+
+// WayBack is the name under which the journal keeps the way back of a migration: a folder in the migration's own. No migration can have
+// it, because of the slash.
+func WayBack(migration string) string { return migration + "/back" }
 
 // Topology says how objects reach the bucket that the destination reads.
 type Topology string
@@ -86,7 +95,19 @@ type Spec struct {
 	CutOver        CutOverConditions `json:"cutOver"`
 	Clients        Clients           `json:"clients"`
 	// Replicas at the destination after the cut-over; nil means as at the source.
-	Replicas *int `json:"replicas,omitempty"`
+	Replicas *int          `json:"replicas,omitempty"`
+	Finish   FinishOptions `json:"finish"`
+	// KeepSnapshots is how many of the newest round snapshots stay in the source's repository after the hand-over; nil means all.
+	KeepSnapshots *int `json:"keepSnapshots,omitempty"`
+}
+
+// FinishOptions say what becomes of the destination's indices after the hand-over.
+type FinishOptions struct {
+	// RefreshInterval is set instead of the source's, as the engines write it ("1s", "-1"); "" means as at the source.
+	RefreshInterval string `json:"refreshInterval,omitempty"`
+	// WaitForGreen is how long the execution goes on at most until every copy of every shard is there; clients write meanwhile. 0 means
+	// not at all.
+	WaitForGreen Duration `json:"waitForGreen"`
 }
 
 // Endpoint is one domain and the S3 place where its snapshot repository lives.
@@ -94,6 +115,14 @@ type Endpoint struct {
 	DomainARN  string     `json:"domainArn"`
 	Endpoint   string     `json:"endpoint"` // https://..., or http://127.0.0.1:... on one machine
 	Repository Repository `json:"repository"`
+	// Access is how the workflow reaches a domain and a bucket of another account; none is by its own roles.
+	Access Access `json:"access,omitzero"`
+}
+
+// Access is a role of another account that the workflow's functions assume to speak to the domain there and to change who may use the bucket.
+type Access struct {
+	RoleARN    string `json:"roleArn"`
+	ExternalID string `json:"externalId,omitempty"` // that the role's trust asks for
 }
 
 // Region is the Region in the domain's ARN, which signatures carry.
@@ -128,6 +157,8 @@ const (
 	maximumRounds        = 500
 	defaultEvery         = 24 * time.Hour
 	defaultApproval      = 24 * time.Hour
+	longestWaitForGreen  = 24 * time.Hour
+	mostKeptSnapshots    = 1000
 	maximumNameLength    = 50 // a snapshot is <name>-r0001, a Step Functions name has at most 80 characters
 )
 

@@ -105,6 +105,8 @@ func TestDecideOnReplay(t *testing.T) {
 		"others' passes are not mine":     {spec, History{Rounds: slow[:1], Passes: passes("old", 900, 800, 700, 600, 500, 400, 300, 200), Strategies: Strategies{Replay: on("logs", "users")}}, WarmAgain, nil, nil, ""},
 		"a pass beside a round is no lap": {edit(func(s *Spec) { s.Rounds.Maximum = 5 }), History{Rounds: fourRounds, Passes: fourPasses, Strategies: Strategies{Replay: on("users")}}, WarmAgain, nil, nil, ""},
 		"but a round is one":              {edit(func(s *Spec) { s.Rounds.Maximum = 4 }), History{Rounds: fourRounds, Passes: fourPasses, Strategies: Strategies{Replay: on("users")}}, Stop, nil, []string{"rounds.maximum (4)"}, ""},
+		"going back has passes alone":     {edit(func(s *Spec) { s.Mode = GoBack }), History{Passes: passes("me", 9, 2), Strategies: Strategies{Replay: on("logs", "users")}}, CutOverNow, nil, nil, "warm round"},
+		"going back needs two":            {edit(func(s *Spec) { s.Mode = GoBack }), History{Passes: passes("me", 9), Strategies: Strategies{Replay: on("logs", "users")}}, WarmAgain, nil, []string{"two passes of the replay, of which 1 are made"}, "warm round"},
 		"mode warm, all on replay":        {edit(func(s *Spec) { s.Mode = Warm }), History{Rounds: numbered(rounds("old", 9)), Passes: passes("me", 9, 9), Strategies: Strategies{Replay: on("logs", "users")}}, Done, nil, nil, ""},
 		"mode warm does not switch":       {edit(func(s *Spec) { s.Mode, s.LastMile = Warm, LastMileReplay }), History{Rounds: slow[:1], Measures: measured}, WarmAgain, nil, nil, "on replay"},
 

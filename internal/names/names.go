@@ -16,6 +16,10 @@ const (
 	JournalBucketVariable = "JOURNAL_BUCKET"
 	// TopicVariable names the SNS topic that is told when an operator's word is waited for; it may be missing.
 	TopicVariable = "TOPIC_ARN"
+	// CopierRoleVariable is the ARN of the role that copies, which the policies of buckets of other accounts let read; it may be missing.
+	CopierRoleVariable = "COPIER_ROLE_ARN"
+	// CallerRoleVariable is the ARN of the role that calls the domains, for register, which has another; it may be missing.
+	CallerRoleVariable = "CALLER_ROLE_ARN"
 )
 
 // Function is one Lambda: a directory under lambdas/ and a state's worker.

@@ -64,7 +64,11 @@ func RestoreErrors(rounds []migration.Round) []RestoreBytes {
 // Print writes the report for a terminal: the downtime phase by phase, how each index travelled, and what was found.
 func (r Report) Print(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s -> %s, %s\n", r.Migration, r.Engines.Source, r.Engines.Destination, r.Verdict)
+	went := ""
+	if r.WentBack {
+		went = " went back"
+	}
+	fmt.Fprintf(&b, "%s%s: %s -> %s, %s\n", r.Migration, went, r.Engines.Source, r.Engines.Destination, r.Verdict)
 	if d := r.WriteDowntime; d.MeasuredSeconds != nil {
 		fmt.Fprintf(&b, "write downtime %.2f s", *d.MeasuredSeconds)
 		if d.PredictedSeconds != nil {
@@ -87,6 +91,14 @@ func (r Report) Print(w io.Writer) error {
 	}
 	for _, x := range r.Changes {
 		fmt.Fprintf(&b, "round %-4d followed: %s\n", x.Round, x)
+	}
+	if g := r.Green; g != nil && g.Reached {
+		fmt.Fprintf(&b, "all copies of all shards were there %.0f s after the hand-over\n", g.Seconds)
+	} else if g != nil {
+		fmt.Fprintf(&b, "not all copies of all shards were there %.0f s after the hand-over: %s\n", g.Seconds, strings.Join(g.Missing, ", "))
+	}
+	if n := len(r.DeletedSnapshots); n > 0 {
+		fmt.Fprintf(&b, "%d snapshots of earlier rounds are gone from the source's repository, as keepSnapshots asks for\n", n)
 	}
 	for _, x := range r.LeftOut {
 		fmt.Fprintf(&b, "left out %s: %s\n", x.Name, x.Reason)

@@ -68,11 +68,13 @@ func TestPrint(t *testing.T) {
 		Changes: []migration.Change{{Round: 3, Index: "logs-2", What: migration.Created}},
 		Checks:  []migration.Check{{Name: "documents", Outcome: migration.Passed}, {Name: "aliases", Index: "logs", Outcome: migration.Warning, Evidence: "one more"}},
 	}
+	r.Green, r.DeletedSnapshots = &Green{Seconds: 61, Missing: []string{"logs (yellow)"}}, []string{"orders-r0001"}
 	var b strings.Builder
 	if err := r.Print(&b); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
+		"not all copies of all shards were there 61 s after the hand-over: logs (yellow)\n", "1 snapshots of earlier rounds are gone",
 		"write downtime 2.50 s, predicted 2.00 s [1.50..3.00]", "freeze          0.20 s  [0.10..0.30]         0.25 s", "verify          0.50 s  [0.40..0.60]              -",
 		"round 2    restore predicted 900 bytes, moved 1000 (+10.0 %)", "index logs  last mile by rounds\n", "index users  last mile by replay: updated",
 		"index static  skipped: unchanged since round 1", "followed: logs-2 (created)", "check aliases of index logs: warning (one more)",

@@ -28,8 +28,15 @@ type Report struct {
 	LeftOut  []migration.LeftOut `json:"leftOut"`
 	Warnings []string            `json:"warnings"`
 	Checks   []migration.Check   `json:"checks"`
-	// OpenSource are the requests, a line each, that let the source take writes again, for an operator who goes back.
+	// Green is what waiting for all copies of all shards came to; absent when the input does not ask for it.
+	Green *Green `json:"green,omitempty"`
+	// DeletedSnapshots are the rounds' snapshots that are gone from the source's repository, as keepSnapshots asks for.
+	DeletedSnapshots []string `json:"deletedSnapshots,omitempty"`
+	// OpenSource are the requests, a line each, that let the domain which was left take writes again, without those that the other one has
+	// taken since. (Mode goBack brings these.)
 	OpenSource string `json:"openSource"`
+	// WentBack is of a way back: the documents went from the migration's destination to its source, in this order in Engines.
+	WentBack bool `json:"wentBack,omitempty"`
 }
 
 // WriteDowntime is the time without writes in seconds. A field is absent when nobody measured it.
@@ -39,6 +46,15 @@ type WriteDowntime struct {
 	PredictedHigh       *float64 `json:"predictedHigh,omitempty"`
 	MeasuredSeconds     *float64 `json:"measuredSeconds,omitempty"`     // from the write block to the destination's opening
 	SeenByClientSeconds *float64 `json:"seenByClientSeconds,omitempty"` // from the first refused write to the next accepted one
+}
+
+// Green says whether the destination's indices have all copies of all shards. Clients write meanwhile: it is no write downtime.
+type Green struct {
+	Reached bool `json:"reached"`
+	// Seconds from the last settings of the indices until all copies were there, or until now.
+	Seconds float64 `json:"seconds"`
+	// Missing are the indices that are not green, with their health, when nobody waits any longer or still does.
+	Missing []string `json:"missing,omitempty"`
 }
 
 // Index is one moved index.

@@ -18,6 +18,7 @@ type CopyInput struct {
 	Copied  int64        `json:"copied"`
 	Bytes   int64        `json:"bytes"`
 	Skipped int64        `json:"skipped"`
+	Usage   s3copy.Usage `json:"usage"` // requests by class
 }
 
 // RangeCopier copies the objects of a range that the destination does not have.
@@ -54,6 +55,7 @@ func (s Copy) Run(ctx context.Context, in CopyInput) (CopyInput, error) {
 	in.Copied += r.Copied
 	in.Bytes += r.CopiedBytes
 	in.Skipped += r.Skipped
+	in.Usage = in.Usage.Add(r.Usage)
 	if !r.Done {
 		in.Range.After = r.Cursor
 	}

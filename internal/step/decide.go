@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -79,10 +80,16 @@ func (s Decide) Run(ctx context.Context, in DecideInput) (DecideOutput, error) {
 	}
 	all := h.Strategies
 	h.Strategies, h.Since, h.Approved = all.Within(p), in.Since, in.Approved
-	if p.Spec.Mode == migration.Migrate {
+	// What the last round moved of an index that is gone is no round still to come.
+	planned := set(p.Names())
+	maps.DeleteFunc(h.Measures, func(name string, _ migration.Measure) bool { return !planned[name] })
+	if p.Spec.Mode.CutsOver() {
 		if err := s.look(ctx, j, p, &h); err != nil {
 			return DecideOutput{}, err
 		}
+	}
+	if err := stuck(p, h); err != nil {
+		return DecideOutput{}, err
 	}
 	out := DecideOutput{Decision: migration.Decide(p.Spec, p.Execution, len(p.Indices), h), NextRound: in.Round + 1}
 	if len(out.Switch) > 0 {
@@ -359,12 +366,4 @@ func saveCutOver(ctx context.Context, j *journal.Journal, c migration.CutOver) e
 		n = len(list)
 	}
 	return j.SaveDocument(ctx, cutOverFile(n+1), c)
-}
-
-// refreshBoth refreshes the planned indices on both sides.
-func refreshBoth(ctx context.Context, source, destination VerifyShards, p migration.Plan) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return source.Refresh(ctx, p.Names()...) })
-	group.Go(func() error { return destination.Refresh(ctx, p.Names()...) })
-	return group.Wait()
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/migration"
+	"github.com/domainferry/domainferry/internal/replay"
 )
 
 var errKilled = errors.New("killed")
@@ -48,7 +49,9 @@ type world struct {
 	killAfter       bool
 	dead            bool // a killed process makes no further calls
 	replay          *replayer
+	back            bool            // the replay goes from the destination to the source
 	running         map[string]bool // executions that the service knows to run
+	buckets         Buckets
 }
 
 // Running implements journal.Executions.
@@ -250,6 +253,8 @@ type domain struct {
 	mappings     map[string]json.RawMessage
 	documents    map[string][]cluster.Document
 	settings     cluster.ClusterSettings
+	refuses      string // a field type that the engine does not know
+	merges       bool   // it knows replay.MergeOnRefresh
 }
 
 func (d *domain) change(call, detail string, effect func() error) error {
@@ -264,6 +269,10 @@ func (d *domain) Health(context.Context) (cluster.Health, error) {
 func (d *domain) DiskFree(context.Context) ([]cluster.NodeDisk, error) {
 	return d.disks, d.read("DiskFree")
 }
+func (d *domain) StatePolicies(context.Context) ([]cluster.StatePolicy, bool, error) {
+	return nil, false, nil
+}
+
 func (d *domain) DataStreams(context.Context) ([]cluster.DataStream, error) {
 	return slices.Clone(d.streams), d.read("DataStreams")
 }
@@ -425,6 +434,19 @@ func (d *domain) DeleteIndex(_ context.Context, index string) error {
 	})
 }
 
+func (d *domain) CreateIndex(_ context.Context, index string, settings map[string]any, mappings json.RawMessage) error {
+	return d.change("CreateIndex", index, func() error {
+		if _, there := d.indices[index]; there {
+			return fault.Newf(fault.RequestRefused, "create index", d.name, "index [%s] already exists", index)
+		}
+		if d.refuses != "" && strings.Contains(string(mappings), d.refuses) {
+			return fault.Newf(fault.RequestRefused, "create index", d.name, "No handler for type [%s]", d.refuses)
+		}
+		d.indices[index] = &cluster.Index{Name: index, Open: true, Primaries: 1, Settings: map[string]string{}}
+		return nil
+	})
+}
+
 func (d *domain) Recoveries(_ context.Context, indices ...string) ([]cluster.ShardRecovery, error) {
 	var out []cluster.ShardRecovery
 	for _, r := range d.recoveries {
@@ -497,6 +519,9 @@ func (d *domain) recover(snapshot, index string, shards int) {
 }
 
 func (d *domain) UpdateSettings(_ context.Context, settings map[string]any, indices ...string) error {
+	if _, asked := settings[replay.MergeOnRefresh]; asked && !d.merges {
+		return fault.Newf(fault.RequestRefused, "update settings", d.name, "unknown setting")
+	}
 	var words []string
 	for _, k := range slices.Sorted(maps.Keys(settings)) {
 		words = append(words, fmt.Sprintf("%s=%v", strings.TrimPrefix(k, "index."), settings[k]))
@@ -760,7 +785,7 @@ func preflight(w *world) Preflight {
 	return Preflight{w.store, func(e migration.Endpoint) PreflightDomain { return w.at(e) }, w, thaw(w).End}
 }
 func register(w *world) Register {
-	return Register{w.store, func(e migration.Endpoint) RegisterDomain { return w.at(e) }, w}
+	return Register{Journal: w.store, Domain: func(e migration.Endpoint) RegisterDomain { return w.at(e) }, Clock: w}
 }
 func snapshot(w *world) Snapshot {
 	return Snapshot{w.store, func(e migration.Endpoint) SnapshotDomain { return w.at(e) }, w}
@@ -778,13 +803,13 @@ func freeze(w *world) Freeze {
 	return Freeze{w.store, func(e migration.Endpoint) FreezeDomain { return w.at(e) }, w}
 }
 func thaw(w *world) Thaw {
-	return Thaw{w.store, func(e migration.Endpoint) ThawDomain { return w.at(e) }, w}
+	return Thaw{Journal: w.store, Domain: func(e migration.Endpoint) ThawDomain { return w.at(e) }, Clock: w, Buckets: w.buckets}
 }
 func verification(w *world) Verify {
 	return Verify{w.store, func(e migration.Endpoint) VerifyDomain { return w.at(e) }, func(from, to migration.Endpoint) ReplayVerifier { return w.between(from, to) }, w}
 }
 func finish(w *world) Finish {
-	return Finish{w.store, func(e migration.Endpoint) FinishDomain { return w.at(e) }, w}
+	return Finish{Journal: w.store, Domain: func(e migration.Endpoint) FinishDomain { return w.at(e) }, Clock: w, Buckets: w.buckets}
 }
 
 func planReplay(w *world) PlanReplay {

@@ -31,6 +31,10 @@ type FinishOutput struct {
 	WritableAt      time.Time         `json:"writableAt"`
 	Rounds          int               `json:"rounds"`
 	Next            string            `json:"next"`
+	// Action is Wait as long as something goes on that the input waits for: Finish is to be asked again in WaitSeconds. Clients write.
+	Action      migration.Action `json:"action"`
+	WaitSeconds int              `json:"waitSeconds"`
+	Waiting     string           `json:"waiting,omitempty"`
 }
 
 // FinishDomain is what handing over asks of the destination.
@@ -40,6 +44,7 @@ type FinishDomain interface {
 	settingsUpdater
 	indexLister
 	ShardNumbers
+	SnapshotDeleter
 }
 
 // Finish gives the destination its settings, lets it take writes, and closes the journal with the report.
@@ -47,6 +52,7 @@ type Finish struct {
 	Journal *journal.Store
 	Domain  func(migration.Endpoint) FinishDomain
 	Clock   Clock
+	Buckets Buckets
 }
 
 // Run is the state Finish. The journal says HandingOver before the first index is opened and HandedOver once all are, so that
@@ -63,19 +69,32 @@ func (s Finish) Run(ctx context.Context, in FinishInput) (FinishOutput, error) {
 	if !found || f.Execution != in.Execution || f.State == journal.Thawed {
 		return FinishOutput{}, fault.Newf(fault.Superseded, "hand over", p.Spec.Destination.Endpoint, "writes are not stopped on behalf of this execution")
 	}
-	if f.State != journal.HandedOver {
+	first := f.State != journal.HandedOver
+	if first {
 		if f, err = s.handOver(ctx, j, p, f); err != nil {
 			return FinishOutput{}, err
 		}
 	}
 	// Before the replicas fill: their recovery must not crowd out the clients that are there now.
-	p.Warnings = append(p.Warnings, newUndoLog(j, s.Domain, s.Clock).end(ctx, p.Spec.Source.Endpoint)...)
+	p.Warnings = append(p.Warnings, newUndoLog(j, s.Domain, s.Clock).reaching(s.Buckets).end(ctx, p.Spec.Source.Endpoint)...)
+	if p.Spec.Mode == migration.GoBack {
+		warnings, err := s.goneBack(ctx, j, p, f)
+		if err != nil {
+			return FinishOutput{}, err
+		}
+		p.Warnings = append(p.Warnings, warnings...)
+	}
 	if f.SettledAt.IsZero() {
 		if f, err = settle(ctx, j, s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination), p, f, s.Clock); err != nil {
 			return FinishOutput{}, err
 		}
 	}
-	return s.report(ctx, j, p, f)
+	after, f, err := s.afterwards(ctx, j, p, f, first)
+	if err != nil {
+		return FinishOutput{}, err
+	}
+	p.Warnings = append(p.Warnings, after.warnings...)
+	return s.report(ctx, j, p, f, after)
 }
 
 // handOver opens the destination. What its writes depend on is set before, everything else after: each change of settings is write
@@ -94,12 +113,12 @@ func (s Finish) handOver(ctx context.Context, j *journal.Journal, p migration.Pl
 		if err := group.Wait(); err != nil {
 			return f, err
 		}
-		f.Sealed, f.State = maxSeqNos(sealed), journal.HandingOver
+		f.Sealed, f.SealedAs, f.State = maxSeqNos(sealed), identities(sealed), journal.HandingOver
 		if err := j.SaveFreeze(ctx, f); err != nil {
 			return f, err
 		}
 	}
-	if _, err := setBlocks(ctx, destination, f.Before); err != nil {
+	if _, err := setBlocks(ctx, destination, opened(p, f)); err != nil {
 		return f, err
 	}
 	f.State, f.EndedAt = journal.HandedOver, s.Clock.Now()
@@ -143,8 +162,22 @@ func maxSeqNos(sequences map[string][]cluster.ShardSequence) map[string][]int64 
 	return m
 }
 
+// identities are which indices, and which histories of their shards, the numbers are of.
+func identities(sequences map[string][]cluster.ShardSequence) map[string]journal.Identity {
+	m := map[string]journal.Identity{}
+	for index, shards := range sequences {
+		var id journal.Identity
+		for _, s := range shards {
+			id.UUID = s.IndexUUID
+			id.Histories = append(id.Histories, s.HistoryUUID)
+		}
+		m[index] = id
+	}
+	return m
+}
+
 // report records what the cut-over took and writes the report.
-func (s Finish) report(ctx context.Context, j *journal.Journal, p migration.Plan, f journal.Freeze) (FinishOutput, error) {
+func (s Finish) report(ctx context.Context, j *journal.Journal, p migration.Plan, f journal.Freeze, after afterwards) (FinishOutput, error) {
 	took, err := measured(ctx, j, f)
 	if err != nil {
 		return FinishOutput{}, err
@@ -157,6 +190,7 @@ func (s Finish) report(ctx context.Context, j *journal.Journal, p migration.Plan
 		return FinishOutput{}, err
 	}
 	r.WriteDowntime.MeasuredSeconds = took.Total
+	r.Green, r.DeletedSnapshots = after.green, after.deleted
 	var d migration.Decision
 	if _, err := j.Document(ctx, journal.DecisionFile, &d); err != nil {
 		return FinishOutput{}, err
@@ -173,9 +207,16 @@ func (s Finish) report(ctx context.Context, j *journal.Journal, p migration.Plan
 	}
 	out := FinishOutput{
 		Migration: r.Migration, Verdict: r.Verdict, DowntimeSeconds: seconds(f.StartedAt, f.EndedAt), WritableAt: f.EndedAt, Rounds: len(r.Rounds),
+		Action: migration.Done, WaitSeconds: after.wait, Waiting: after.waiting,
 		Next: "Point the clients at the destination; the source keeps its data and its write block until you retire it.",
 	}
-	if f.NotBlocked {
+	if after.wait > 0 {
+		out.Action = migration.WaitFirst
+	}
+	switch {
+	case p.Spec.Mode == migration.GoBack:
+		out.Next, r.WentBack = afterWayBack, true
+	case f.NotBlocked:
 		out.Next = "Point the clients at the destination before you start them; the source keeps its data and is not blocked."
 	}
 	return out, j.SaveDocument(ctx, journal.ReportFile, r)

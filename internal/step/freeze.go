@@ -194,6 +194,14 @@ func (s Freeze) begin(ctx context.Context, g ground) (journal.Freeze, error) {
 			return journal.Freeze{}, fault.Newf(fault.IndicesChanged, freezing, p.Spec.Source.Endpoint, "the last round did not see data stream %s whole; its index %s would move as a plain one", x.Stream, x.Name)
 		}
 	}
+	// No round has followed what was removed between two executions, where all indices are on replay.
+	left := follower{list: g.list, copies: g.copies, chosen: choose(p.Spec.Indices, g.list, g.streams)}
+	if removed := left.toRemove(p); !slices.Equal(removed, g.copies.Removed) {
+		g.copies.Removed = removed
+		if err := g.journal.SaveCopies(ctx, g.copies); err != nil {
+			return journal.Freeze{}, err
+		}
+	}
 	// No pass of the replay runs now, so that what it kept from being deleted can be.
 	if _, err := deleteRemoved(ctx, g.journal, s.Domain(p.Spec.Destination), g.copies, migration.Strategies{}); err != nil {
 		return journal.Freeze{}, err

@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/domainferry/domainferry/internal/journal"
@@ -9,8 +10,9 @@ import (
 	"github.com/domainferry/domainferry/internal/s3copy"
 )
 
-// copyRanges is how many key ranges are copied side by side at most; the Map state's MaxConcurrency is a little below.
-const copyRanges = 16
+// copyRanges is how many key ranges are copied side by side at most: the Map state's MaxConcurrency. They are of like weight, so a range
+// more would take as long again as all the others.
+const copyRanges = 12
 
 // PlanCopyInput is a round and since when it has been copied; null at first.
 type PlanCopyInput struct {
@@ -37,9 +39,27 @@ type PlanCopy struct {
 	Clock   Clock
 }
 
+// shapeFile holds how the repository lay in its key space when a warm round listed it last.
+const shapeFile = "copy-shape.json"
+
+// shape reads it; nil when there is none. It only balances the ranges: what cannot be read is not worth a failure.
+func shape(ctx context.Context, j *journal.Journal) *s3copy.Shape {
+	var known s3copy.Shape
+	if found, err := j.Document(ctx, shapeFile, &known); err != nil || !found || len(known.Pieces) == 0 {
+		return nil
+	}
+	return &known
+}
+
 // Run is the state PlanCopy.
 func (s PlanCopy) Run(ctx context.Context, in PlanCopyInput) (PlanCopyOutput, error) {
+	wanted := want(in.RoundInput)
+	var reading sync.WaitGroup
+	if in.Migration != "" { // beside the plan: inside the freeze each request counts
+		reading.Go(func() { wanted.Shape = shape(ctx, s.Journal.Migration(in.Migration)) })
+	}
 	_, p, err := plan(ctx, s.Journal, in.Migration, in.Execution)
+	reading.Wait()
 	if err != nil {
 		return PlanCopyOutput{}, err
 	}
@@ -47,7 +67,7 @@ func (s PlanCopy) Run(ctx context.Context, in PlanCopyInput) (PlanCopyOutput, er
 	if out.Since.IsZero() {
 		out.Since = s.Clock.Now()
 	}
-	c, err := s.Copier(p.Spec.Source.Repository, p.Spec.Destination.Repository).Plan(ctx, location(p.Spec.Source), location(p.Spec.Destination), want(in.RoundInput), copyRanges)
+	c, err := s.Copier(p.Spec.Source.Repository, p.Spec.Destination.Repository).Plan(ctx, location(p.Spec.Source), location(p.Spec.Destination), wanted, copyRanges)
 	if err != nil {
 		return out, err
 	}

@@ -36,7 +36,7 @@ type PreflightOutput struct {
 	Warnings   []string            `json:"warnings"`
 }
 
-// PreflightDomain is what preflight asks a domain. It only reads.
+// PreflightDomain is what preflight asks a domain. It only reads, except for a way back.
 type PreflightDomain interface {
 	Info(context.Context) (cluster.Version, error)
 	Health(context.Context) (cluster.Health, error)
@@ -45,6 +45,8 @@ type PreflightDomain interface {
 	StreamLister
 	Holder(ctx context.Context, name string) (string, error)
 	WithoutTemplate(ctx context.Context, streams ...string) (without []string, known bool, err error)
+	StatePolicyLister
+	GoBackDomain
 }
 
 // Preflight checks the input and both domains, takes the domains for this execution and writes the plan. It changes no domain and no
@@ -101,6 +103,9 @@ func (s Preflight) Run(ctx context.Context, in PreflightInput) (PreflightOutput,
 		s.addUnmatched(ctx, spec, &found)
 		return PreflightOutput{}, found.fault("input")
 	}
+	if spec.Mode == migration.GoBack {
+		return s.goBack(ctx, in, spec)
+	}
 	j := s.Journal.Migration(spec.Migration)
 	endpoints := []string{spec.Source.Endpoint, spec.Destination.Endpoint}
 	if spec.Mode != migration.Assess {
@@ -113,7 +118,7 @@ func (s Preflight) Run(ctx context.Context, in PreflightInput) (PreflightOutput,
 		return PreflightOutput{}, err
 	} else if ok && f.State != journal.Thawed && f.Execution != in.Execution {
 		name := fault.Busy // until thaw has given writes back
-		if f.State == journal.HandedOver {
+		if f.State == journal.HandedOver || f.State == journal.WentBack {
 			name = fault.DestinationOccupied
 		}
 		found.other = append(found.other, fault.Newf(name, "start migration "+spec.Migration, "its journal",
@@ -165,8 +170,12 @@ func (s Preflight) Run(ctx context.Context, in PreflightInput) (PreflightOutput,
 }
 
 func freezeHint(state journal.FreezeState) string {
-	if state == journal.HandedOver {
-		return "this migration is over and the destination takes writes; moving again needs another migration name"
+	switch state {
+	case journal.HandedOver:
+		return `this migration is over and the destination takes writes; mode "goBack" brings them back to the source, moving again needs another migration name`
+	case journal.WentBack:
+		return "the source takes writes again, and its copies at the destination have taken some since, so that no round may go over them: " +
+			"start it under another name, with another destination or after you have deleted its indices at this one"
 	}
 	return "writes are stopped on its behalf; wait until it ends, or run the thaw function with its execution ARN"
 }
@@ -178,7 +187,7 @@ func (s Preflight) addUnmatched(ctx context.Context, spec migration.Spec, found 
 		return p.Path == "$" || p.Path == "$.source" || strings.HasPrefix(p.Path, "$.indices") ||
 			strings.HasPrefix(p.Path, "$.source.endpoint") || strings.HasPrefix(p.Path, "$.source.domainArn")
 	}
-	if slices.ContainsFunc(found.input, blocking) {
+	if spec.Mode == migration.GoBack || slices.ContainsFunc(found.input, blocking) {
 		return
 	}
 	list, err := s.Domain(spec.Source).Indices(ctx)
@@ -283,6 +292,9 @@ func planned(x cluster.Index, spec migration.Spec) migration.PlannedIndex {
 	if spec.Replicas != nil {
 		q.Replicas, q.AutoExpand = fmt.Sprint(*spec.Replicas), "false"
 	}
+	if spec.Finish.RefreshInterval != "" {
+		q.RefreshInterval = spec.Finish.RefreshInterval
+	}
 	return q
 }
 
@@ -334,6 +346,7 @@ func (s Preflight) checkDestination(ctx context.Context, destination PreflightDo
 	case free < needed*5/4:
 		p.Warnings = append(p.Warnings, fmt.Sprintf("little room at the destination: %d bytes needed, %d free", needed, free))
 	}
+	warnOfStatePolicies(ctx, destination, p)
 	return nil
 }
 

@@ -50,8 +50,10 @@ func (s PublishCopy) Run(ctx context.Context, in PublishCopyInput) (PublishCopyO
 	if err != nil {
 		return PublishCopyOutput{}, err
 	}
+	wanted := want(in.RoundInput)
+	wanted.Shape = in.shape()
 	r, err := s.Copier(p.Spec.Source.Repository, p.Spec.Destination.Repository).
-		Publish(ctx, location(p.Spec.Source), location(p.Spec.Destination), in.Root, want(in.RoundInput))
+		Publish(ctx, location(p.Spec.Source), location(p.Spec.Destination), in.Root, wanted)
 	if err != nil {
 		return PublishCopyOutput{}, err
 	}
@@ -63,12 +65,45 @@ func (s PublishCopy) Run(ctx context.Context, in PublishCopyInput) (PublishCopyO
 		out.Copy.Objects += c.Copied
 		out.Copy.Bytes += c.Bytes
 		out.Copy.Skipped += c.Skipped
+		r.Usage = r.Usage.Add(c.Usage)
 	}
+	out.Copy.Cost = copyCost(r.Usage, out.Copy.Bytes, p.Spec.Source.Repository.Region != p.Spec.Destination.Repository.Region)
 	// Inside the freeze nobody waits for a prediction.
 	if !out.Published || in.Final {
 		return out, nil
 	}
+	if r.Shape != nil {
+		if err := j.SaveDocument(ctx, shapeFile, r.Shape); err != nil {
+			return out, err
+		}
+	}
 	return out, j.SavePrediction(ctx, in.Round, s.predict(ctx, in))
+}
+
+// shape is what the ranges' copies say of the repository: where they end and what lies in them.
+func (in PublishCopyInput) shape() *s3copy.Shape {
+	if len(in.Ranges) < 2 {
+		return nil
+	}
+	known := &s3copy.Shape{}
+	for _, c := range in.Ranges {
+		known.Pieces = append(known.Pieces, s3copy.Piece{
+			Through: c.Range.Through, Outside: c.Range.Outside, Objects: c.Copied + c.Skipped, Bytes: c.Bytes,
+		})
+	}
+	return known
+}
+
+// copyCost is nil when nothing was asked of S3.
+func copyCost(u s3copy.Usage, bytes int64, crossRegion bool) *migration.CopyCost {
+	if u.Total() == 0 {
+		return nil
+	}
+	c := u.Cost(bytes, crossRegion)
+	return &migration.CopyCost{
+		Lists: u.List, Reads: u.Read, Copies: u.Copy, Parts: u.Part, Writes: u.Write,
+		Requests: c.List + c.Read + c.Copy, Transfer: c.Transfer, Total: c.Total,
+	}
 }
 
 // predicting is how long reading file lists may take: some hundred thousand at 64 a time.

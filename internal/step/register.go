@@ -30,11 +30,14 @@ type RegisterDomain interface {
 	PutRepository(ctx context.Context, name string, r cluster.Repository) error
 }
 
-// Register registers the snapshot repository on both domains, read-only at the destination, and raises what slows its restores.
+// Register lets the workflow into domains with fine-grained access control where it may, registers the snapshot repository on both, read-only at
+// the destination, and raises what slows its restores.
 type Register struct {
 	Journal *journal.Store
 	Domain  func(migration.Endpoint) RegisterDomain
 	Clock   Clock
+	// Caller is the role with which the other steps call the domains; empty is this one's.
+	Caller string
 }
 
 // Run is the state Register.
@@ -44,13 +47,21 @@ func (s Register) Run(ctx context.Context, in RegisterInput) (RegisterOutput, er
 		return RegisterOutput{}, err
 	}
 	out := RegisterOutput{Repository: p.Spec.RepositoryName()}
+	l := newUndoLog(j, s.Domain, s.Clock)
+	byHand, err := l.letIn(ctx, p, p.Spec.Source, p.Engines.Source, s.Caller)
+	if err != nil {
+		return out, err
+	}
 	if out.Source, err = s.register(ctx, p.Spec.Source, out.Repository, repositoryRates(p.Engines.Source, false), false); err != nil {
+		return out, withMapping(err, byHand)
+	}
+	if byHand, err = l.letIn(ctx, p, p.Spec.Destination, p.Engines.Destination, s.Caller); err != nil {
 		return out, err
 	}
 	if out.Destination, err = s.register(ctx, p.Spec.Destination, out.Repository, repositoryRates(p.Engines.Destination, true), true); err != nil {
-		return out, err
+		return out, withMapping(err, byHand)
 	}
-	return out, raise(ctx, newUndoLog(j, s.Domain, s.Clock), p)
+	return out, raise(ctx, l, p)
 }
 
 // anyRegion is the endpoint that reaches buckets of every Region; Amazon documents it for buckets in us-east-1 and in another

@@ -69,6 +69,7 @@ func endReplay(ctx context.Context, j *journal.Journal, source settingsReader, d
 	}
 	for name, settings := range after {
 		delete(settings, gcDeletes)
+		delete(settings, replay.MergeOnRefresh)
 		if len(settings) == 0 {
 			delete(after, name)
 		}
@@ -85,6 +86,10 @@ func settle(
 	if err != nil {
 		return f, err
 	}
+	state, err := readState(ctx, j)
+	if err != nil {
+		return f, err
+	}
 	settings := map[string]map[string]any{}
 	for _, x := range p.Indices {
 		settings[x.Name] = map[string]any{
@@ -92,6 +97,9 @@ func settle(
 		}
 		if after, ok := replayed[x.Name]; ok {
 			settings[x.Name][gcDeletes] = after[gcDeletes]
+			if state.Merges == mergesHeld {
+				settings[x.Name][replay.MergeOnRefresh] = after[replay.MergeOnRefresh]
+			}
 		}
 	}
 	if err := setEqual(ctx, destination, settings); err != nil {
@@ -105,6 +113,9 @@ const gcDeletes = "index.gc_deletes"
 
 // afterReplay are the settings that replayed indices end with, as at the source; the write block is opened with all others.
 func afterReplay(ctx context.Context, j *journal.Journal, domain settingsReader, p migration.Plan) (map[string]map[string]any, error) {
+	if p.Spec.Mode == migration.GoBack {
+		return ownSettings(ctx, j, p)
+	}
 	strategies, err := j.Strategies(ctx)
 	if err != nil {
 		return nil, err

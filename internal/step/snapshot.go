@@ -96,12 +96,13 @@ func (s Snapshot) Run(ctx context.Context, in SnapshotInput) (SnapshotOutput, er
 		return out, err
 	}
 	switch {
-	case found && (existing.State == cluster.SnapshotSuccess || existing.State == cluster.SnapshotInProgress) && complete(existing, r):
+	case found && (existing.State == cluster.SnapshotSuccess || existing.State == cluster.SnapshotInProgress) && complete(existing, r) && (!in.Final || current(r, *now)):
 		out.Accepted, out.StartedAt, out.Waiting = true, existing.StartTime, ""
 		return out, nil
 	case found:
 		// By its name our own. Partial or failed in an earlier execution: taken again, once the operator has mended the shards. Or
-		// complete, but made for an older plan that had not all of the indices: this round could never be restored from it.
+		// complete, but made for an older plan that had not all of the indices: this round could never be restored from it. Or, in a final
+		// round, made by a warm one of that number that never ended, before writes were stopped.
 		if err := source.DeleteSnapshot(ctx, r.plan.Spec.RepositoryName(), out.Snapshot); err != nil {
 			return out, err
 		}
@@ -181,6 +182,17 @@ func complete(existing cluster.Snapshot, r roundRecords) bool {
 		return false
 	}
 	return !slices.ContainsFunc(r.byRounds().Names(), func(name string) bool { return !in[name] && !unchanged[name] })
+}
+
+// current reports whether the snapshot that was asked for with the round's recorded checkpoints holds the source as it is now.
+func current(r roundRecords, now journal.Checkpoints) bool {
+	for name, shards := range now.PerShard {
+		then, is := r.checkpoints.Identities[name], now.Identities[name]
+		if !slices.Equal(r.checkpoints.PerShard[name], shards) || then.UUID != is.UUID || then.UUID == "" || then.Description != is.Description {
+			return false
+		}
+	}
+	return true
 }
 
 func nextRound(ctx context.Context, j *journal.Journal) (int, error) {

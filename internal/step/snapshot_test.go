@@ -1,6 +1,7 @@
 package step
 
 import (
+	"encoding/json"
 	"reflect"
 	"slices"
 	"strings"
@@ -94,6 +95,36 @@ func TestSnapshotTakenAgain(t *testing.T) {
 		t.Errorf("%+v, %v", out, err)
 	}
 	w.wantLog()
+}
+
+// A warm round that never ended leaves a snapshot of its number behind, which a final round of that number must not take for its own: what
+// was written in between is not in it.
+func TestFinalSnapshotOfAnEarlierExecution(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		since  func(w *world) // what happens at the source after the warm round's snapshot
+		reused bool
+	}{
+		{"nothing", func(*world) {}, true},
+		{"a write", func(w *world) { w.source.sequences["a"][0].GlobalCheckpoint++ }, false},
+		{"another mapping", func(w *world) { w.source.mappings["a"] = json.RawMessage(`{"properties":{"new":{"type":"long"}}}`) }, false},
+	} {
+		w := plannedWorld(t)
+		if out, err := runSnapshot(w, round(2, false)); err != nil || !out.Accepted {
+			t.Fatalf("%s: the warm round: %+v, %v", c.name, out, err)
+		}
+		s := w.source.snapshots["orders-r0002"]
+		s.State, s.Indices = cluster.SnapshotSuccess, []string{"a", "b"}
+		w.source.snapshots["orders-r0002"] = s
+		c.since(w)
+		w.forget()
+		if out, err := runSnapshot(w, round(2, true)); err != nil || !out.Accepted {
+			t.Fatalf("%s: the final round: %+v, %v", c.name, out, err)
+		}
+		if n := w.count("source DeleteSnapshot"); (n == 0) != c.reused {
+			t.Errorf("%s: the old snapshot was deleted %d times; reused should be %v", c.name, n, c.reused)
+		}
+	}
 }
 
 func TestSnapshotWaitsForAnother(t *testing.T) {

@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -51,6 +52,7 @@ type Thaw struct {
 	Journal *journal.Store
 	Domain  func(migration.Endpoint) ThawDomain
 	Clock   Clock
+	Buckets Buckets
 }
 
 // Run is the state Thaw and the target of the rule. First it closes the fence, so that no step of the execution acts any more. Settings
@@ -85,19 +87,28 @@ func (s Thaw) Run(ctx context.Context, in ThawInput) (ThawOutput, error) {
 	if err != nil || !ours {
 		return out, err
 	}
-	undoing := newUndoLog(j, s.Domain, s.Clock)
+	undoing := newUndoLog(j, s.Domain, s.Clock).reaching(s.Buckets)
+	undoing.last = byRule
+	var wayBack error
 	if out.State == journal.HandedOver {
 		p, err := j.ReadPlan(ctx)
 		if err == nil {
 			err = undoing.keep(ctx, p.Spec.Source.Endpoint, keptOnPurpose)
 		}
+		if err == nil && p.Spec.Mode == migration.GoBack {
+			if err = s.markWentBack(ctx, j, p); err == nil {
+				wayBack = switchOn(ctx, s.Journal, s.Domain, s.Clock, p)
+			}
+		}
 		if err != nil {
 			return out, err
 		}
+	} else {
+		wayBack = closeAgain(ctx, j, s.Domain, in.Execution)
 	}
-	if err := undoing.undo(ctx); err != nil {
+	if err := errors.Join(undoing.undo(ctx), wayBack); err != nil {
 		if byRule {
-			return out, fmt.Errorf("put back the settings in the journal's undo log: %w", err)
+			return out, fmt.Errorf("put back the settings that were changed: %w", err)
 		}
 		out.Cause += fmt.Sprintf("\nSettings that were changed are not all put back yet (%s); it is tried again right after.", shorten(err.Error(), 1<<10))
 	}
@@ -105,6 +116,15 @@ func (s Thaw) Run(ctx context.Context, in ThawInput) (ThawOutput, error) {
 		return out, j.End(ctx, in.Execution, s.Clock.Now())
 	}
 	return out, nil
+}
+
+// markWentBack is for a Finish that came no further than the hand-over.
+func (s Thaw) markWentBack(ctx context.Context, j *journal.Journal, p migration.Plan) error {
+	f, _, err := j.Freeze(ctx)
+	if err != nil {
+		return err
+	}
+	return markWentBack(ctx, s.Journal, p, f)
 }
 
 // End is what the rule does, for those who find an execution that has ended while nobody has undone what it changed.
@@ -131,9 +151,9 @@ func (s Thaw) writes(ctx context.Context, in ThawInput) (ThawOutput, error) {
 	switch {
 	case f.State == journal.HandedOver && f.SettledAt.IsZero():
 		return s.settled(ctx, j, p, f, in.Failure)
-	case f.State == journal.Thawed || f.State == journal.HandedOver:
+	case f.State == journal.Thawed || f.State == journal.HandedOver || f.State == journal.WentBack:
 		out.State = f.State
-		return out.explain(in.Failure, stateText(f)), nil
+		return out.explain(in.Failure, stateText(p, f)), nil
 	}
 	if f.State == journal.HandingOver {
 		accepted, err := s.destinationAccepted(ctx, p, f)
@@ -155,15 +175,7 @@ func (s Thaw) writes(ctx context.Context, in ThawInput) (ThawOutput, error) {
 	if err != nil {
 		return out, err
 	}
-	return out.explain(in.Failure, stateText(f)), saveCutOver(ctx, j, took)
-}
-
-func stateText(f journal.Freeze) string {
-	if f.State == journal.HandedOver {
-		return "the verified destination takes writes since " + f.EndedAt.Format("15:04:05Z") + "; the source stays blocked on purpose"
-	}
-	return fmt.Sprintf("the source takes writes again since %s (stopped at %s); nothing is lost and the destination stays warm for the next execution",
-		f.EndedAt.Format("15:04:05Z"), f.StartedAt.Format("15:04:05Z"))
+	return out.explain(in.Failure, stateText(p, f)), saveCutOver(ctx, j, took)
 }
 
 // giveBack sets every block to what it was, index by index value, leaving out indices that are gone.
@@ -203,7 +215,7 @@ func (s Thaw) destinationAccepted(ctx context.Context, p migration.Plan, f journ
 
 // goForward opens the destination, which has acknowledged writes that the source does not have.
 func (s Thaw) goForward(ctx context.Context, j *journal.Journal, p migration.Plan, f journal.Freeze, failure *Failure) (ThawOutput, error) {
-	if _, err := setBlocks(ctx, s.Domain(p.Spec.Destination), f.Before); err != nil {
+	if _, err := setBlocks(ctx, s.Domain(p.Spec.Destination), opened(p, f)); err != nil {
 		return ThawOutput{State: f.State, Indices: []string{}, Error: string(fault.Unclassified)}, err
 	}
 	f.State, f.EndedAt = journal.HandedOver, s.Clock.Now()
@@ -217,7 +229,7 @@ func (s Thaw) goForward(ctx context.Context, j *journal.Journal, p migration.Pla
 func (s Thaw) settled(ctx context.Context, j *journal.Journal, p migration.Plan, f journal.Freeze, failure *Failure) (ThawOutput, error) {
 	out := ThawOutput{State: f.State, Indices: []string{}, Error: string(fault.Unclassified)}
 	f, err := settle(ctx, j, s.Domain(p.Spec.Source), s.Domain(p.Spec.Destination), p, f, s.Clock)
-	return out.explain(failure, stateText(f)), err
+	return out.explain(failure, stateText(p, f)), err
 }
 
 // explain fills in the error with which the execution ends: the innermost one, in words, and who takes writes.

@@ -367,12 +367,12 @@ func TestThawInTheMiddleOfRaising(t *testing.T) {
 				w.must(byRule(w))
 			}
 		}}
-		s := Register{w.store, func(e migration.Endpoint) RegisterDomain {
+		s := Register{Journal: w.store, Domain: func(e migration.Endpoint) RegisterDomain {
 			if w.at(e) == w.destination {
 				return interrupted
 			}
 			return w.source
-		}, w}
+		}, Clock: w}
 		if _, err := s.Run(t.Context(), RegisterInput{Migration: "orders", Execution: mine}); !fault.Is(err, fault.Superseded) {
 			t.Fatalf("%s: %v", at, err)
 		}

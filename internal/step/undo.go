@@ -1,6 +1,7 @@
 package step
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,22 +14,27 @@ import (
 	"github.com/domainferry/domainferry/internal/migration"
 )
 
-// ClusterSettingsDomain is what changing cluster settings, and putting them back, asks of a domain.
+// ClusterSettingsDomain is what changing cluster settings, and undoing all that the log knows of, asks of a domain.
 type ClusterSettingsDomain interface {
 	ClusterSettings(context.Context) (cluster.ClusterSettings, error)
 	PutClusterSetting(ctx context.Context, setting string, value any) error
+	IndexDeleter
 }
 
-// undoLog changes cluster settings for the time of a migration. Each change is in the journal with the value before, before it is made.
+// undoLog changes cluster settings for the time of a migration, and makes indices for a moment. Each change is in the journal with the
+// value before, before it is made.
 type undoLog struct {
 	journal *journal.Journal
 	domain  func(migration.Endpoint) ClusterSettingsDomain
 	clock   Clock
+	buckets Buckets // nil where none is changed (access.go)
+	// last is at the execution's end, when nobody has to reach the domains any more: only then access to them is taken back.
+	last bool
 }
 
 // newUndoLog takes the domains of any step, whose own interface has more.
 func newUndoLog[D ClusterSettingsDomain](j *journal.Journal, domain func(migration.Endpoint) D, clock Clock) undoLog {
-	return undoLog{j, func(e migration.Endpoint) ClusterSettingsDomain { return domain(e) }, clock}
+	return undoLog{journal: j, domain: func(e migration.Endpoint) ClusterSettingsDomain { return domain(e) }, clock: clock}
 }
 
 // wanted is a setting to change.
@@ -119,7 +125,7 @@ func (l undoLog) entry(p migration.Plan, e migration.Endpoint, w wanted, u journ
 		u.Execution = p.Execution
 		return u
 	}
-	u = journal.Undo{Execution: p.Execution, DomainARN: e.DomainARN, Endpoint: e.Endpoint, Setting: w.setting, At: l.clock.Now()}
+	u = journal.Undo{Execution: p.Execution, DomainARN: e.DomainARN, Endpoint: e.Endpoint, Setting: w.setting, Access: e.Access, At: l.clock.Now()}
 	if refused != nil {
 		u.NotMade = notAllowed(refused)
 		return u
@@ -190,23 +196,36 @@ func (l undoLog) undo(ctx context.Context) error {
 		return err
 	}
 	var failed error
+	// Access to a domain last, and only when nothing else is left to undo by it.
+	slices.SortStableFunc(list, func(a, b journal.Undo) int { return cmp.Compare(inLast(a), inLast(b)) })
 	for _, u := range list {
-		if !u.Outstanding() {
+		if !u.Outstanding() || l.later(u) || failed != nil && inLast(u) > 0 {
 			continue
 		}
-		if err := l.undoOne(ctx, u.Endpoint, u.Setting); err != nil && failed == nil {
+		if err := l.undoOne(ctx, u.Endpoint, u.Changed()); err != nil && failed == nil {
 			failed = err
 		}
 	}
 	return failed
 }
 
-func (l undoLog) undoOne(ctx context.Context, endpoint, setting string) error {
-	u, tag, err := l.journal.Undo(ctx, endpoint, setting)
+func (l undoLog) undoOne(ctx context.Context, endpoint, changed string) error {
+	u, tag, err := l.journal.Undo(ctx, endpoint, changed)
 	if err != nil || !u.Outstanding() {
 		return err
 	}
-	domain := l.domain(migration.Endpoint{DomainARN: u.DomainARN, Endpoint: u.Endpoint})
+	if u.Kind != "" {
+		return l.takeBack(ctx, u, tag)
+	}
+	domain := l.domain(reached(u))
+	if u.Index != "" {
+		if err := domain.DeleteIndex(ctx, u.Index); err != nil {
+			return err
+		}
+		u.UndoneAt = l.clock.Now()
+		_, err = l.journal.ReplaceUndo(ctx, u, tag)
+		return err
+	}
 	now, err := domain.ClusterSettings(ctx)
 	if err != nil {
 		return err
@@ -234,10 +253,10 @@ func (l undoLog) keep(ctx context.Context, endpoint, why string) error {
 		return err
 	}
 	for _, entry := range list {
-		if entry.Endpoint != endpoint || !entry.Outstanding() {
+		if entry.Endpoint != endpoint || !entry.Outstanding() || entry.Kind != "" {
 			continue
 		}
-		u, tag, err := l.journal.Undo(ctx, endpoint, entry.Setting)
+		u, tag, err := l.journal.Undo(ctx, endpoint, entry.Changed())
 		if err != nil {
 			return err
 		}
@@ -259,6 +278,12 @@ func inverse(u journal.Undo) any {
 
 // byHand is the request that undoes the change.
 func byHand(u journal.Undo) string {
+	switch {
+	case u.Kind != "":
+		return accessByHand(u)
+	case u.Index != "":
+		return fmt.Sprintf("DELETE %s/%s", u.Endpoint, u.Index)
+	}
 	body, err := json.Marshal(map[string]any{"persistent": map[string]any{u.Setting: inverse(u)}})
 	if err != nil {
 		return u.Setting
@@ -281,7 +306,13 @@ func (l undoLog) end(ctx context.Context, source string) []string {
 	for _, u := range list {
 		switch {
 		case u.LeftAlone != "" && u.LeftAlone != keptOnPurpose:
-			warnings = append(warnings, fmt.Sprintf("%s at %s was left alone: %s", u.Setting, u.Endpoint, u.LeftAlone))
+			warnings = append(warnings, fmt.Sprintf("%s at %s was left alone: %s", u.Changed(), u.Endpoint, u.LeftAlone))
+		case l.later(u):
+		case failed != nil && u.Outstanding() && u.Kind != "":
+			warnings = append(warnings, fmt.Sprintf("what was added to the %s of %s for the migration is still there and is taken out when the execution ends (%v); by hand: %s", u.Kind, u.Name, failed, byHand(u)))
+		case failed != nil && u.Outstanding() && u.Index != "":
+			warnings = append(warnings, fmt.Sprintf("index %s, made for a trial at %s, is still there and is deleted when the execution ends (%v); by hand: %s",
+				u.Index, u.Endpoint, failed, byHand(u)))
 		case failed != nil && u.Outstanding():
 			warnings = append(warnings, fmt.Sprintf("%s at %s is still %s and is tried again when the execution ends (%v); by hand: %s",
 				u.Setting, u.Endpoint, u.Set, failed, byHand(u)))
@@ -290,8 +321,70 @@ func (l undoLog) end(ctx context.Context, source string) []string {
 	return warnings
 }
 
+// forAMoment has an index made and deletes it again. It returns the error of making it, or else that of deleting it.
+func (l undoLog) forAMoment(ctx context.Context, execution string, e migration.Endpoint, index string, create func() error) error {
+	for {
+		// What an earlier attempt has left behind.
+		if err := l.undoOne(ctx, e.Endpoint, index); err != nil {
+			return err
+		}
+		_, tag, err := l.journal.Undo(ctx, e.Endpoint, index)
+		if err != nil {
+			return err
+		}
+		written, err := l.journal.ReplaceUndo(ctx, journal.Undo{Execution: execution, DomainARN: e.DomainARN, Endpoint: e.Endpoint, Index: index, Access: e.Access, At: l.clock.Now()}, tag)
+		if err != nil {
+			return err
+		}
+		if written {
+			break
+		}
+	}
+	made := create()
+	return cmp.Or(made, l.undoOne(ctx, e.Endpoint, index))
+}
+
+// putBackKept undoes what was left changed on purpose at one domain, which takes writes again.
+func (l undoLog) putBackKept(ctx context.Context, endpoint string) error {
+	list, err := l.journal.UndoLog(ctx)
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, entry := range list {
+		if entry.Endpoint != endpoint || entry.LeftAlone != keptOnPurpose {
+			continue
+		}
+		u, tag, err := l.journal.Undo(ctx, endpoint, entry.Changed())
+		if err == nil && u.LeftAlone == keptOnPurpose {
+			u.LeftAlone = ""
+			_, err = l.journal.ReplaceUndo(ctx, u, tag)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, entry := range list {
+		if entry.Endpoint == endpoint {
+			failed = cmp.Or(failed, l.undoOne(ctx, endpoint, entry.Changed()))
+		}
+	}
+	return failed
+}
+
 // undone reports whether an end of this execution has undone something: it was redriven since.
 func (l undoLog) undone(ctx context.Context, execution string) (bool, error) {
 	list, err := l.journal.UndoLog(ctx)
 	return slices.ContainsFunc(list, func(u journal.Undo) bool { return u.Execution == execution && !u.UndoneAt.IsZero() }), err
+}
+
+// later reports whether an entry is for the execution's end only: access to a domain, which is needed until then.
+func (l undoLog) later(u journal.Undo) bool { return !l.last && inLast(u) > 0 }
+
+// inLast is 1 for access to a domain, 0 for what is undone by it.
+func inLast(u journal.Undo) int {
+	if u.Kind != "" && !u.Kind.OfBucket() {
+		return 1
+	}
+	return 0
 }

@@ -16,6 +16,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	buckets := func(e migration.Endpoint) step.Accessible { return c.Bucket(e) }
 	domain := func(e migration.Endpoint) step.FinishDomain { return c.Domain(e) }
-	lambdahost.Start(step.Finish{Journal: c.Journal, Domain: domain, Clock: step.WallClock{}}.Run)
+	lambdahost.Start(step.Finish{Journal: c.Journal, Domain: domain, Clock: step.WallClock{}, Buckets: buckets}.Run)
 }

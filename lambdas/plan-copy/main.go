@@ -17,5 +17,8 @@ func main() {
 		log.Fatal(err)
 	}
 	copier := func(from, to migration.Repository) step.CopyPlanner { return c.Copier(from, to) }
-	lambdahost.Start(step.PlanCopy{Journal: c.Journal, Copier: copier, Clock: step.WallClock{}}.Run)
+	opener := step.Opener{
+		Journal: c.Journal, Buckets: func(e migration.Endpoint) step.Accessible { return c.Bucket(e) }, Reader: clients.Copying(), Clock: step.WallClock{},
+	}
+	lambdahost.Start(step.Opening(opener, step.PlanCopy{Journal: c.Journal, Copier: copier, Clock: step.WallClock{}}.Run))
 }

@@ -16,7 +16,8 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	buckets := func(e migration.Endpoint) step.Accessible { return c.Bucket(e) }
 	domain := func(e migration.Endpoint) step.PreflightDomain { return c.Domain(e) }
-	thaw := step.Thaw{Journal: c.Journal, Domain: func(e migration.Endpoint) step.ThawDomain { return c.Domain(e) }, Clock: step.WallClock{}}
+	thaw := step.Thaw{Journal: c.Journal, Domain: func(e migration.Endpoint) step.ThawDomain { return c.Domain(e) }, Clock: step.WallClock{}, Buckets: buckets}
 	lambdahost.Start(step.Preflight{Journal: c.Journal, Domain: domain, Clock: step.WallClock{}, End: thaw.End}.Run)
 }

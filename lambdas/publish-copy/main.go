@@ -17,5 +17,8 @@ func main() {
 		log.Fatal(err)
 	}
 	copier := func(from, to migration.Repository) step.CopyPublisher { return c.Copier(from, to) }
-	lambdahost.Start(step.PublishCopy{Journal: c.Journal, Copier: copier, Blobs: c.Blobs, Clock: step.WallClock{}}.Run)
+	opener := step.Opener{
+		Journal: c.Journal, Buckets: func(e migration.Endpoint) step.Accessible { return c.Bucket(e) }, Reader: clients.Copying(), Clock: step.WallClock{},
+	}
+	lambdahost.Start(step.Opening(opener, step.PublishCopy{Journal: c.Journal, Copier: copier, Blobs: c.Blobs, Clock: step.WallClock{}}.Run))
 }

@@ -18,5 +18,5 @@ func main() {
 		log.Fatal(err)
 	}
 	domain := func(e migration.Endpoint) step.RegisterDomain { return c.Domain(e) }
-	lambdahost.Start(step.Register{Journal: c.Journal, Domain: domain, Clock: step.WallClock{}}.Run)
+	lambdahost.Start(step.Register{Journal: c.Journal, Domain: domain, Clock: step.WallClock{}, Caller: clients.Calling()}.Run)
 }

@@ -523,7 +523,16 @@ func (d *Domain) finishedStatus(repo *repository, data repositoryData, s reposit
 	var shards []shardStatus
 	for _, name := range info.Indices {
 		ri := data.Indices[name]
-		for shard := range ri.ShardGenerations {
+		// The repository's entry is of the latest index of that name, which may have another number of shards.
+		blob := data.Identifiers[s.Lookup[ri.ID]]
+		if blob == "" {
+			blob = s.UUID
+		}
+		var meta indexMetadata
+		if e := repo.readJSON("indices/"+ri.ID+"/meta-"+blob+".dat", &meta); e != nil {
+			return nil, fail(500, "snapshot_exception", "[%s:%s/%s] failed to get snapshot index metadata: %v", repo.name, s.Name, s.UUID, e)
+		}
+		for shard := range meta.Terms {
 			st := shardStatus{index: name, number: shard, stage: "DONE"}
 			if i := slices.IndexFunc(info.Failures, func(f snapshotFailure) bool { return f.Index == name && f.Shard == shard }); i >= 0 {
 				st.stage, st.reason = "FAILURE", info.Failures[i].Reason

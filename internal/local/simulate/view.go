@@ -164,6 +164,10 @@ func (v *domainView) DiskFree(ctx context.Context) ([]cluster.NodeDisk, error) {
 	return out, nil
 }
 
+func (v *domainView) StatePolicies(context.Context) ([]cluster.StatePolicy, bool, error) {
+	return nil, false, nil
+}
+
 func (v *domainView) DataStreams(ctx context.Context) ([]cluster.DataStream, error) {
 	v.charge(ctx, "GET _data_stream", 1, fast, 0, 0, 0)
 	return nil, nil
@@ -652,6 +656,11 @@ func (v *domainView) Describe(ctx context.Context, indices ...string) (map[strin
 	}
 	v.charge(ctx, "GET <indices>", requests(indices), fast, len(out), perIndexRead, int64(len(out))*(mappingBytes+900))
 	return out, nil
+}
+
+// CreateIndex is asked for by a way back alone, which is not simulated.
+func (v *domainView) CreateIndex(context.Context, string, map[string]any, json.RawMessage) error {
+	return fault.Newf(fault.NotSupported, "create index", v.side.name, "a way back is not simulated")
 }
 
 // DeleteIndex deletes an index and its data.

@@ -158,10 +158,15 @@ func StartWriter(ctx context.Context, source Client, dataset *Dataset, opts Writ
 }
 
 // SwitchTo makes the destination the target of every attempt from now on; attempts under way at the source run to their end.
-func (w *Writer) SwitchTo(destination Client) {
+func (w *Writer) SwitchTo(destination Client) { w.switchTo(destination, Destination) }
+
+// SwitchBack makes the source the target again, after a SwitchTo.
+func (w *Writer) SwitchBack(source Client) { w.switchTo(source, Source) }
+
+func (w *Writer) switchTo(target Client, side Side) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.target, w.side = destination, Destination
+	w.target, w.side = target, side
 	close(w.switched)
 	w.switched = make(chan struct{})
 }
