@@ -89,6 +89,12 @@ func newRoles(stack awscdk.Stack, c Config, journal awss3.Bucket) map[duty]awsia
 		},
 	}))
 
+	if len(c.AssumedRoleARNs) > 0 {
+		for _, d := range []duty{caller, register, copier} {
+			allow(roles[d], "OtherAccounts", []string{"sts:AssumeRole"}, c.AssumedRoleARNs...)
+		}
+	}
+
 	if c.AlarmTopicARN != "" {
 		allow(roles[decider], "TellTheOperator", []string{"sns:Publish"}, c.AlarmTopicARN)
 	}

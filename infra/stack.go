@@ -41,7 +41,7 @@ func newStack(scope constructs.Construct, c Config, dist string) awscdk.Stack {
 	unheard := newQueue(stack, "Unheard")
 	functions := map[string]awslambda.Function{}
 	for _, f := range names.Functions() {
-		functions[f.Name] = newFunction(stack, c, f, roles[dutyOf(f.Name)], journal, dist, unheard)
+		functions[f.Name] = newFunction(stack, c, f, roles, journal, dist, unheard)
 	}
 
 	round := newMachine(stack, c, names.RoundMachine, statemachine.Round, functions, nil)
@@ -63,6 +63,7 @@ func newStack(scope constructs.Construct, c Config, dist string) awscdk.Stack {
 	output("ReplayStateMachineArn", *replay.StateMachineArn(), "Runs one pass of the replay; migrations start it where rounds do not shrink")
 	output("CallerRoleArn", *roles[caller].RoleArn(), "Map this role in both domains")
 	output("RegisterRoleArn", *roles[register].RoleArn(), "Map this role in both domains too (manage_snapshots is enough); it alone may pass the snapshot role")
+	output("CopierRoleArn", *roles[copier].RoleArn(), "Copies objects; the policies of other accounts' buckets let it read")
 	output("JournalBucket", *journal.BucketName(), "Plans, rounds and reports")
 	output("StartCommand", "aws stepfunctions start-execution --state-machine-arn "+*migration.StateMachineArn()+
 		" --input file://examples/amazon-cross-region.json", "Edit the example first")
@@ -106,8 +107,9 @@ func newLogGroup(stack awscdk.Stack, c Config, id, name string) awslogs.LogGroup
 	return group
 }
 
-func newFunction(stack awscdk.Stack, c Config, f names.Function, role awsiam.Role, journal awss3.Bucket, dist string,
+func newFunction(stack awscdk.Stack, c Config, f names.Function, roles map[duty]awsiam.Role, journal awss3.Bucket, dist string,
 	unheard awssqs.Queue) awslambda.Function {
+	role := roles[dutyOf(f.Name)]
 	name := resourceName(c, f.Name)
 	logs := newLogGroup(stack, c, f.Placeholder()+"Logs", "/aws/lambda/"+name)
 	logs.GrantWrite(role)
@@ -125,6 +127,12 @@ func newFunction(stack awscdk.Stack, c Config, f names.Function, role awsiam.Rol
 		LogGroup:      logs,
 		Tracing:       awslambda.Tracing_ACTIVE,
 		Environment:   &map[string]*string{names.JournalBucketVariable: journal.BucketName()},
+	}
+	switch dutyOf(f.Name) {
+	case copier: // whom the policies of other accounts' buckets let read
+		(*props.Environment)[names.CopierRoleVariable] = role.RoleArn()
+	case register: // whom it maps in the domains
+		(*props.Environment)[names.CallerRoleVariable] = roles[caller].RoleArn()
 	}
 	if f.Name == "ask" && c.AlarmTopicARN != "" {
 		(*props.Environment)[names.TopicVariable] = jsii.String(c.AlarmTopicARN)

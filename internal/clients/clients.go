@@ -9,16 +9,21 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sfn"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 
+	"github.com/domainferry/domainferry/internal/access"
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/migration"
@@ -33,6 +38,9 @@ type Clients struct {
 	aws       aws.Config
 	transport *http.Transport
 	Journal   *journal.Store
+
+	mu      sync.Mutex
+	assumed map[migration.Access]aws.CredentialsProvider
 }
 
 // FromEnvironment reads the environment. The error names the variable that is missing.
@@ -53,9 +61,54 @@ func FromEnvironment(ctx context.Context) (*Clients, error) {
 	return c, nil
 }
 
-// Domain returns the client of a domain, signing with the function's role for the domain's Region.
+// Domain returns the client of a domain, signing for the domain's Region: as the role that the input names for its account, or as the
+// function's own.
 func (c *Clients) Domain(e migration.Endpoint) *cluster.Client {
-	return cluster.New(e.Endpoint, cluster.NewSigV4Transport(c.aws.Credentials, e.Region(), "es", c.transport))
+	return cluster.New(e.Endpoint, cluster.NewSigV4Transport(c.credentials(e.Access), e.Region(), "es", c.transport))
+}
+
+// Bucket returns who changes the access to the bucket of an endpoint, as the same role. The bucket must be of that role's account.
+func (c *Clients) Bucket(e migration.Endpoint) access.Bucket {
+	client := c.S3(e.Repository.Region)
+	if e.Access.RoleARN == "" {
+		return access.Bucket{Client: client}
+	}
+	options := client.Options()
+	options.Credentials = c.credentials(e.Access)
+	b := access.Bucket{Client: s3.New(options)}
+	if parts := strings.Split(e.Access.RoleARN, ":"); len(parts) > 4 {
+		b.Owner = parts[4]
+	}
+	return b
+}
+
+// Copying is the principal of the function's role that copies; empty when the environment does not say.
+func Copying() string { return os.Getenv(names.CopierRoleVariable) }
+
+// Calling is the role with which the functions call the domains; empty when the environment does not say.
+func Calling() string { return os.Getenv(names.CallerRoleVariable) }
+
+// credentials are the function's own, or those of a role that it assumes, kept until shortly before they expire.
+func (c *Clients) credentials(a migration.Access) aws.CredentialsProvider {
+	if a.RoleARN == "" {
+		return c.aws.Credentials
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, ok := c.assumed[a]; ok {
+		return p
+	}
+	provider := aws.NewCredentialsCache(stscreds.NewAssumeRoleProvider(sts.NewFromConfig(c.aws), a.RoleARN, func(o *stscreds.AssumeRoleOptions) {
+		o.RoleSessionName = "domain-ferry"
+		if a.ExternalID != "" {
+			o.ExternalID = &a.ExternalID
+		}
+	}))
+	if c.assumed == nil {
+		c.assumed = map[migration.Access]aws.CredentialsProvider{}
+	}
+	c.assumed[a] = provider
+	return provider
 }
 
 // S3 returns an S3 client for a Region. Its retries take from no shared quota: with the SDK's, a burst of SlowDown answers makes

@@ -4,12 +4,15 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"github.com/domainferry/domainferry/internal/access"
+	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/migration"
 	"github.com/domainferry/domainferry/internal/names"
@@ -113,5 +116,83 @@ func TestReplayerAsksEachSideInItsRegion(t *testing.T) {
 	}
 	if scopes["source"] != "eu-west-1/es/aws4_request" || scopes["destination"] != "us-east-1/es/aws4_request" {
 		t.Errorf("signed for %v", scopes)
+	}
+}
+
+// TestOtherAccountsAreReachedAsTheirRole has STS give credentials for a role, and looks who signs.
+func TestOtherAccountsAreReachedAsTheirRole(t *testing.T) {
+	var signers []string
+	assumed := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, signer, _ := strings.Cut(r.Header.Get("Authorization"), "Credential=")
+		signer, _, _ = strings.Cut(signer, "/")
+		if r.FormValue("Action") == "AssumeRole" {
+			assumed++
+			if signer != "AKIDEXAMPLE" || r.FormValue("RoleArn") != "arn:aws:iam::444455556666:role/access" || r.FormValue("ExternalId") != "ferry-7" {
+				t.Errorf("%s assumes %v", signer, r.Form)
+			}
+			_, _ = w.Write([]byte(`<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ASIAOTHER</AccessKeyId><SecretAccessKey>s</SecretAccessKey>` +
+				`<SessionToken>t</SessionToken><Expiration>2999-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>`))
+			return
+		}
+		signers = append(signers, signer)
+		if r.URL.Query().Has("policy") {
+			if owner := r.Header.Get("X-Amz-Expected-Bucket-Owner"); owner != "444455556666" || r.URL.Path != "/old" {
+				t.Errorf("policy of %s, owner %q", r.URL.Path, owner)
+			}
+			_, _ = w.Write([]byte(`{"Statement":[]}`))
+			return
+		}
+		_, _ = w.Write([]byte(`{"cluster_name":"c","version":{"number":"7.10.2"}}`))
+	}))
+	defer server.Close()
+	environment(t, server.URL)
+	t.Setenv("AWS_ENDPOINT_URL_STS", server.URL)
+	t.Setenv(names.JournalBucketVariable, "journal")
+	c, err := FromEnvironment(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := migration.Endpoint{
+		Endpoint: server.URL, DomainARN: "arn:aws:es:us-east-1:444455556666:domain/orders", Repository: migration.Repository{Bucket: "old", Region: "us-east-1"},
+		Access: migration.Access{RoleARN: "arn:aws:iam::444455556666:role/access", ExternalID: "ferry-7"},
+	}
+	if _, err := c.Domain(other).Info(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := c.Bucket(other).Access(t.Context(), "old", access.BucketPolicy); err != nil || text == nil || *text != `{"Statement":[]}` {
+		t.Fatalf("%v, %v", text, err)
+	}
+	own := other
+	own.Access = migration.Access{}
+	if _, err := c.Domain(own).Info(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"ASIAOTHER", "ASIAOTHER", "AKIDEXAMPLE"}; !slices.Equal(signers, want) || assumed != 1 {
+		t.Errorf("signed by %v, want %v; assumed %d times", signers, want, assumed)
+	}
+}
+
+func TestARoleThatCannotBeAssumed(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = w.Write([]byte(`<ErrorResponse><Error><Code>AccessDenied</Code><Message>not authorized to perform: sts:AssumeRole</Message></Error></ErrorResponse>`))
+	}))
+	defer server.Close()
+	environment(t, server.URL)
+	t.Setenv("AWS_ENDPOINT_URL_STS", server.URL)
+	t.Setenv(names.JournalBucketVariable, "journal")
+	c, err := FromEnvironment(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := migration.Endpoint{Endpoint: server.URL, DomainARN: "arn:aws:es:us-east-1:444455556666:domain/orders", Repository: migration.Repository{Bucket: "old", Region: "us-east-1"},
+		Access: migration.Access{RoleARN: "arn:aws:iam::444455556666:role/access"}}
+	_, err = c.Bucket(e).Access(t.Context(), "old", access.BucketPolicy)
+	if f, ok := fault.As(err); !ok || f.Name != fault.AccessDenied || !strings.Contains(f.Advice(), "sts:AssumeRole") {
+		t.Errorf("%v", err)
+	}
+	if _, err := c.Domain(e).Info(t.Context()); !fault.Is(err, fault.AccessDenied) {
+		t.Errorf("%v", err)
 	}
 }

@@ -23,8 +23,12 @@ func (s *Side) Client(as KeyPair) workload.Client {
 
 // Endpoint is the domain as an input names it.
 func (s *Side) Endpoint() migration.Endpoint {
-	return migration.Endpoint{DomainARN: s.DomainARN, Endpoint: s.Door.URL(), Repository: migration.Repository{
-		Bucket: s.Bucket, BasePath: BasePath, Region: Region, RoleARN: SnapshotRoleARN,
+	role := SnapshotRoleARN
+	if s.access.RoleARN != "" {
+		role = otherSnapshotRole
+	}
+	return migration.Endpoint{DomainARN: s.DomainARN, Endpoint: s.Door.URL(), Access: s.access, Repository: migration.Repository{
+		Bucket: s.Bucket, BasePath: BasePath, Region: Region, RoleARN: role,
 	}}
 }
 

@@ -47,6 +47,9 @@ func (s *Side) FillDisk(full bool) error {
 func (e *Environment) startDomains(ctx context.Context, cfg Config) error {
 	e.Source = &Side{Engine: cfg.Source, Bucket: SourceBucket, DomainARN: domainARN("source")}
 	e.Destination = &Side{Engine: cfg.Destination, Bucket: DestinationBucket, DomainARN: domainARN("destination")}
+	if cfg.TwoAccounts {
+		e.Source.ofOtherAccount()
+	}
 	sides := map[string]*Side{"source": e.Source, "destination": e.Destination}
 	group, ctx2 := errgroup.WithContext(ctx)
 	stops := make(chan func() error, len(sides))
@@ -133,7 +136,7 @@ func (e *Environment) openDoor(ctx context.Context, cfg Config, name, address st
 	}
 	side.Door, err = frontdoor.New(frontdoor.Config{
 		Upstream: side.Direct, Engine: side.Engine, Profile: cfg.Profile, Address: address, GatewayRoot: filepath.Dir(e.Gateway.BucketPath(SourceBucket)), Region: Region,
-		Authorizer: authorizer{verifier()}, AutomatedRoot: automated, AutomatedEvery: time.Hour, Faults: cfg.Faults.door(name, cfg.Hooks.Door), Log: log,
+		Authorizer: authorizer{side.verifier()}, AutomatedRoot: automated, AutomatedEvery: time.Hour, Faults: cfg.Faults.door(name, cfg.Hooks.Door), Log: log,
 	})
 	if err != nil {
 		return err

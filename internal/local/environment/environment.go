@@ -22,6 +22,7 @@ import (
 	"github.com/domainferry/domainferry/internal/local/s3gateway"
 	"github.com/domainferry/domainferry/internal/local/sigv4"
 	"github.com/domainferry/domainferry/internal/local/stepfunctions"
+	"github.com/domainferry/domainferry/internal/migration"
 )
 
 // Names and places that only exist on this machine.
@@ -70,6 +71,7 @@ type Config struct {
 	Faults              Faults
 	Hooks               Hooks // Door and S3 take the place of Faults
 	Addresses           Addresses
+	TwoAccounts         bool      // the source and its bucket are another account's (accounts.go)
 	Progress            io.Writer // what is being started, a line each
 	// Data is a folder for what must outlive a kill of this process: the nodes' data, the buckets and with them the journal. What an
 	// earlier process left there is used, under that one's Addresses; Close removes it. Empty is a temporary folder. The model keeps its
@@ -89,7 +91,8 @@ type Side struct {
 	Direct string
 	Bucket string
 
-	node nodeProcess
+	node   nodeProcess
+	access migration.Access
 }
 
 // Environment is a running deployment.
@@ -108,6 +111,8 @@ type Environment struct {
 	hooks         Hooks
 	api           atomic.Pointer[stepfunctions.Handler] // nil while nobody answers
 	endExecutions func() error                          // nothing is told of their end
+
+	stsURL string // "" with one account
 
 	dir     string // data of nodes and gateway, removed by Close
 	closers []func() error
@@ -188,6 +193,9 @@ func (cfg Config) check() error {
 	if cfg.Data != "" && cfg.Engines == Model {
 		return errors.New("the model keeps its data in memory; nothing of it outlives the process")
 	}
+	if cfg.Data != "" && cfg.TwoAccounts {
+		return errors.New("two accounts are made anew each time; their data do not outlive the process")
+	}
 	return nil
 }
 
@@ -209,16 +217,15 @@ func (e *Environment) startGateway(ctx context.Context, cfg Config) error {
 		return err
 	}
 	fmt.Fprintln(cfg.Progress, "starting the S3 gateway")
-	e.Gateway, err = s3gateway.Start(ctx, s3gateway.Config{
-		Binary: binary, Root: filepath.Join(e.dir, "s3"), Sidecar: filepath.Join(e.dir, "sidecar"),
-		LogFile: filepath.Join(cfg.LogDir, "s3-gateway.log"), Access: Caller.ID, Secret: Caller.Secret,
-	})
-	if err != nil {
+	if e.Gateway, err = s3gateway.Start(ctx, e.gatewayConfig(cfg, binary)); err != nil {
 		return err
 	}
 	e.closers = append(e.closers, e.Gateway.Close)
-	for _, bucket := range []string{SourceBucket, DestinationBucket, JournalBucket} {
-		if err := e.Gateway.CreateBucket(ctx, bucket); err != nil {
+	if err := e.makeBuckets(ctx, cfg); err != nil {
+		return err
+	}
+	if cfg.TwoAccounts {
+		if err := e.startSTS(); err != nil {
 			return err
 		}
 	}

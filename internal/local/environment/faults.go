@@ -78,7 +78,7 @@ func (c *chance) float() float64 {
 func (f Faults) door(side string, hook func(string, frontdoor.Request) frontdoor.Fault) func(frontdoor.Request) frontdoor.Fault {
 	if hook != nil {
 		return func(r frontdoor.Request) frontdoor.Fault {
-			if r.Principal != callerRole {
+			if !workflow(r.Principal) {
 				return frontdoor.Fault{}
 			}
 			return hook(side, r)
@@ -90,7 +90,7 @@ func (f Faults) door(side string, hook func(string, frontdoor.Request) frontdoor
 	random := frontdoor.RandomFaults(f.Seed+uint64(len(side)), 0.25)
 	return func(r frontdoor.Request) frontdoor.Fault {
 		// The clients of the rehearsal keep their own time; only the migration's calls are disturbed.
-		if r.Principal != callerRole {
+		if !workflow(r.Principal) {
 			return frontdoor.Fault{}
 		}
 		return random(r)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,16 +20,20 @@ import (
 func (e *Environment) startLambdas(cfg Config) error {
 	host := lambdaruntime.Config{LogDir: cfg.LogDir, Region: Region, AccountID: Account, Kill: cfg.Faults.kill()}
 	for _, f := range names.Functions() {
+		more := map[string]string{}
+		if e.stsURL != "" {
+			more = map[string]string{"AWS_ENDPOINT_URL_STS": e.stsURL, names.CopierRoleVariable: Caller.ID} // whose name is the principal
+		}
 		binary := filepath.Join(cfg.LambdaDir, f.Name, "bootstrap")
 		if _, err := os.Stat(binary); err != nil {
 			return fmt.Errorf("the Lambda %s is not built: %w (make build builds all of them)", f.Name, err)
 		}
+		maps.Copy(more, map[string]string{
+			"AWS_ACCESS_KEY_ID": Caller.ID, "AWS_SECRET_ACCESS_KEY": Caller.Secret, "AWS_EC2_METADATA_DISABLED": "true",
+			"AWS_ENDPOINT_URL_S3": e.S3URL, "AWS_ENDPOINT_URL_SFN": e.StepFunctionsURL, names.JournalBucketVariable: JournalBucket,
+		})
 		host.Functions = append(host.Functions, lambdaruntime.Function{
-			Name: f.Name, Binary: binary, Timeout: time.Duration(f.TimeoutSeconds) * time.Second, MemoryMB: f.MemoryMB,
-			Env: map[string]string{
-				"AWS_ACCESS_KEY_ID": Caller.ID, "AWS_SECRET_ACCESS_KEY": Caller.Secret, "AWS_EC2_METADATA_DISABLED": "true",
-				"AWS_ENDPOINT_URL_S3": e.S3URL, "AWS_ENDPOINT_URL_SFN": e.StepFunctionsURL, names.JournalBucketVariable: JournalBucket,
-			},
+			Name: f.Name, Binary: binary, Timeout: time.Duration(f.TimeoutSeconds) * time.Second, MemoryMB: f.MemoryMB, Env: more,
 		})
 	}
 	var err error

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -30,7 +31,8 @@ import (
 
 // Config says how to run the gateway. Binary is the path of versitygw (see the Binary function). Root holds the buckets; it is made
 // when missing, and every folder above it must be passable for the nodes' user. Sidecar holds the objects' metadata and must not be
-// inside Root. Region defaults to us-east-1; the gateway refuses signatures of any other. Access and Secret are the only credentials.
+// inside Root. Region defaults to us-east-1; the gateway refuses signatures of any other. Access and Secret are the only credentials,
+// and no policy holds for them, unless there is a folder IAM, in which the gateway keeps further accounts (CreateAccount).
 type Config struct {
 	Binary  string
 	Root    string
@@ -39,6 +41,7 @@ type Config struct {
 	Region  string
 	Access  string
 	Secret  string
+	IAM     string
 }
 
 // startLimit is how long the gateway may take to answer; it takes well below a second.
@@ -69,6 +72,11 @@ func Start(ctx context.Context, config Config) (*Gateway, error) {
 			return nil, fmt.Errorf("start the S3 gateway: %w", err)
 		}
 		*dir = absolute
+	}
+	if config.IAM != "" {
+		if err := os.MkdirAll(config.IAM, 0o700); err != nil {
+			return nil, fmt.Errorf("start the S3 gateway: %w", err)
+		}
 	}
 	if inside, err := filepath.Rel(config.Root, config.Sidecar); err == nil && filepath.IsLocal(inside) {
 		return nil, fmt.Errorf("start the S3 gateway: sidecar folder %s is inside the root %s, where it would be a bucket", config.Sidecar, config.Root)
@@ -103,9 +111,13 @@ func (g *Gateway) launch(ctx context.Context) error {
 	defer log.Close()
 	// umask: the gateway asks for the modes below, which the creator's umask would narrow. Folders and files must be open to all
 	// because the nodes run as another user when this program runs as root, and write repositories beside the gateway's objects.
-	cmd := exec.Command("/bin/sh", "-c", `umask 0 && exec "$0" "$@"`, g.config.Binary,
-		"--port", g.address, "--region", g.config.Region, "--health", healthPath, "--keep-alive", "--quiet",
-		"posix", "--dir-perms", "0777", "--file-perms", "0666", "--sidecar", g.config.Sidecar, g.config.Root)
+	arguments := []string{"-c", `umask 0 && exec "$0" "$@"`, g.config.Binary,
+		"--port", g.address, "--region", g.config.Region, "--health", healthPath, "--keep-alive", "--quiet"}
+	if g.config.IAM != "" {
+		arguments = append(arguments, "--iam-dir", g.config.IAM)
+	}
+	arguments = append(arguments, "posix", "--dir-perms", "0777", "--file-perms", "0666", "--sidecar", g.config.Sidecar, g.config.Root)
+	cmd := exec.Command("/bin/sh", arguments...)
 	// By environment, so that the list of processes does not show the secret.
 	// Nothing else, because VGW_* variables of this program's environment would change what it does.
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "ROOT_ACCESS_KEY_ID=" + g.config.Access, "ROOT_SECRET_ACCESS_KEY=" + g.config.Secret}
@@ -216,12 +228,36 @@ func (g *Gateway) Client(endpoint string) *s3.Client {
 	})
 }
 
+// CreateAccount makes an account that owns the buckets it creates and for which bucket policies hold. Its name, the access key, is the principal in
+// them. Unlike at S3, the owner of a bucket with a policy may do no more than that allows, too. It needs Config.IAM.
+func (g *Gateway) CreateAccount(ctx context.Context, access, secret string) error {
+	cmd := exec.CommandContext(ctx, g.config.Binary, "admin", "--region", g.config.Region, "--endpoint-url", g.URL(),
+		"create-user", "--access", access, "--secret", secret, "--role", "userplus")
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "ADMIN_ACCESS_KEY_ID=" + g.config.Access, "ADMIN_SECRET_ACCESS_KEY=" + g.config.Secret}
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("create account %s at the S3 gateway: %w: %s", access, err, strings.TrimSpace(string(text)))
+	}
+	return nil
+}
+
+// As returns an S3 client (path style) of an account.
+func (g *Gateway) As(access, secret string) *s3.Client {
+	options := g.Client(g.URL()).Options()
+	options.Credentials = credentials.NewStaticCredentialsProvider(access, secret, "")
+	return s3.New(options)
+}
+
 // CreateBucket makes a bucket whose folder every user of this machine may write to. It may exist already.
 func (g *Gateway) CreateBucket(ctx context.Context, name string) error {
 	_, err := g.Client(g.URL()).CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &name})
 	if _, exists := errors.AsType[*types.BucketAlreadyOwnedByYou](err); err != nil && !exists {
 		return fmt.Errorf("create bucket %s at the S3 gateway: %w", name, err)
 	}
+	return g.OpenBucket(name)
+}
+
+// OpenBucket lets every user of this machine write to a bucket's folder.
+func (g *Gateway) OpenBucket(name string) error {
 	if err := os.Chmod(g.BucketPath(name), 0o777); err != nil {
 		return fmt.Errorf("open the folder of bucket %s to all users: %w", name, err)
 	}
