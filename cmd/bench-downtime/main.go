@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string) error {
 	f.IntVar(&cfg.Pairs, "pairs", 3, "runs of the hand procedure and of Domain Ferry in each cell")
 	f.IntVar(&cfg.Scrolls, "scrolls", 1, "runs of scroll and bulk for each size and workload, at most as many as pairs")
 	f.IntVar(&cfg.Slices, "slices", 4, "slices of scroll and bulk")
-	f.DurationVar(&cfg.Window, "window", 10*time.Second, "downtimeWindow of Domain Ferry's input")
+	f.DurationVar(&cfg.Window, "window", 3*time.Second, "downtimeWindow of Domain Ferry's input: what each of its cells is held to")
 	f.Float64Var(&cfg.Rate, "rate", 200, "client operations a second")
 	f.Uint64Var(&cfg.Seed, "seed", 1, "seed of the data and of the order")
 	f.BoolVar(&cfg.Compare, "compare", true, "read both sides whole after the first run of Domain Ferry in each cell")

@@ -26,6 +26,7 @@ func main() {
 	flag.Uint64Var(&s.First, "first", 1, "first seed")
 	flag.Int64Var(&s.Bytes, "bytes", 0, "size of the data before the start; 0 is 60 MB")
 	flag.Float64Var(&s.Rate, "rate", 0, "client operations a second; 0: the seed decides, 600 to 900")
+	flag.DurationVar(&s.Writing, "writing", 0, "how long clients write at least, half of it before the cut-over; 0: as long as the migration takes")
 	flag.StringVar(&s.Tool, "tool", "", "a program that compares two nodes independently: TOOL source destination index...")
 	flag.StringVar(&s.Out, "out", "build", "folder of fire.json")
 	flag.StringVar(&s.Environment.LambdaDir, "lambdas", "build/lambdas", "folder of the built Lambdas (make build)")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/local/environment"
 	"github.com/domainferry/domainferry/internal/local/environmenttest"
+	"github.com/domainferry/domainferry/internal/local/node"
 )
 
 func config(t *testing.T) Config {
@@ -44,6 +46,34 @@ func TestSomeCases(t *testing.T) {
 		if (c.Fault == Stopped || c.Fault == EngineKilled) && (c.HandedOver || len(c.Ended) != 2) {
 			t.Errorf("%s: executions ended %v, handed over %v", c, c.Ended, c.HandedOver)
 		}
+	}
+}
+
+// The representative cases on real nodes.
+func TestOnNodes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("real nodes are not for -short")
+	}
+	cfg := config(t)
+	cfg.Environment.Engines = environment.Nodes
+	for _, name := range []string{cfg.Environment.Source, cfg.Environment.Destination} {
+		e, err := node.Parse(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := node.Available(e); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatal(err)
+			}
+			t.Skip(err)
+		}
+	}
+	s, err := Run(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Ran < 30 || s.OK != s.Ran {
+		t.Errorf("%d cases run, %d ok", s.Ran, s.OK)
 	}
 }
 

@@ -45,6 +45,8 @@ type Config struct {
 	Kill string
 	// Warmup and Afterwards are how long clients write before the migration and after the hand-over.
 	Warmup, Afterwards time.Duration
+	// Writing is how long the clients write in all, at least; the cut-over waits for half of it. 0 is as long as the migration takes.
+	Writing time.Duration
 	// Tool is a program that compares indices of two nodes independently ("TOOL source destination index..."); "" for none.
 	Tool     string
 	Progress io.Writer
@@ -174,7 +176,7 @@ func Run(ctx context.Context, cfg Config) (r Result, err error) {
 	fmt.Fprintf(cfg.Progress, "%5.1f s filled %d documents, %.0f MB\n", time.Since(began).Seconds(), mixed.Filled, float64(mixed.Bytes)/1e6)
 	writer := workload.StartMixedWriter(ctx, source, mixed, workload.MixedWriterOptions{Rate: cfg.Rate, Cuts: cfg.Cuts})
 	defer writer.Stop()
-	t := &trial{cfg: cfg, env: env, writer: writer, mixed: mixed, result: &r, began: began}
+	t := &trial{cfg: cfg, env: env, writer: writer, mixed: mixed, result: &r, began: began, writing: time.Now()}
 	if err := workload.Pause(ctx, cfg.Warmup); err != nil {
 		return r, err
 	}
@@ -204,6 +206,8 @@ type trial struct {
 	mixed  *workload.Mixed
 	result *Result
 	began  time.Time
+
+	writing time.Time // when the clients began
 }
 
 func (t *trial) say(format string, args ...any) {
@@ -301,6 +305,9 @@ func (t *trial) disturb(ctx context.Context, stopIn, kill string) (wait func() e
 func (t *trial) execute(ctx context.Context, window string) (*sfn.DescribeExecutionOutput, error) {
 	document := t.env.Input(migrationName, window)
 	document["lastMile"] = t.cfg.LastMile
+	if t.cfg.Writing > 0 {
+		document["cutOver"] = map[string]any{"notBefore": t.writing.Add(t.cfg.Writing / 2).UTC().Format(time.RFC3339)}
+	}
 	input, err := json.Marshal(document)
 	if err != nil {
 		return nil, err
@@ -311,7 +318,7 @@ func (t *trial) execute(ctx context.Context, window string) (*sfn.DescribeExecut
 		return nil, fmt.Errorf("start the execution: %w", err)
 	}
 	t.say("started an execution with a window of %s", window)
-	const longest = 20 * time.Minute
+	longest := 20*time.Minute + t.cfg.Writing
 	limited, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
 	last := ""
@@ -384,8 +391,9 @@ func (t *trial) afterwards(ctx context.Context) error {
 		return err
 	}
 	const enough = 500
-	deadline := time.Now().Add(t.cfg.Afterwards + time.Minute)
-	for least := time.Now().Add(t.cfg.Afterwards); time.Now().Before(least) || t.writer.Stats().AtDestination < enough; {
+	least := time.Now().Add(max(t.cfg.Afterwards, t.cfg.Writing-time.Since(t.writing)))
+	deadline := least.Add(time.Minute)
+	for time.Now().Before(least) || t.writer.Stats().AtDestination < enough {
 		if time.Now().After(deadline) {
 			t.result.Failed = fmt.Sprintf("the destination acknowledged %d writes within a minute: %s", t.writer.Stats().AtDestination, t.writer.Stats().LastError)
 			return nil

@@ -23,6 +23,7 @@ type Series struct {
 	Environment environment.Config // Source, Destination, LogDir and Faults are set by trial
 	Bytes       int64
 	Rate        float64
+	Writing     time.Duration // see Config
 	Tool        string
 	Out         string    // folder of fire.json; the logs of each trial go below it
 	Lines       io.Writer // a line a trial
@@ -53,7 +54,7 @@ func (s Series) Run(ctx context.Context) error {
 			seed := s.First + uint64(n)
 			env.LogDir = filepath.Join(s.Out, "fire", fmt.Sprintf("%s-%s-%d", source, destination, seed))
 			cfg := ForSeed(seed, env)
-			cfg.Bytes, cfg.Tool, cfg.Progress = s.Bytes, s.Tool, s.Progress
+			cfg.Bytes, cfg.Writing, cfg.Tool, cfg.Progress = s.Bytes, s.Writing, s.Tool, s.Progress
 			if s.Rate > 0 {
 				cfg.Rate = s.Rate
 			}
