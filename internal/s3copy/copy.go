@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,16 +15,18 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/repository"
 )
 
 const (
-	// windowSize is the number of objects admitted and not done: a large object at its low end must not stall the pool.
-	windowSize = 5000
-	// largeAtOnce is the number of multipart copies under way: few, so that they finish one after another and not all late.
-	largeAtOnce = 4
+	// windowSize is the number of objects admitted and not done: a large object at its low end, which takes half a minute, must not
+	// stall the others.
+	windowSize = 20_000
+	// partsAsking is the number of parts of one object that are under way or wait for it.
+	partsAsking = 256
 	// longestReserve is the time before the deadline in which no new work begins, at most a quarter of the slice.
 	longestReserve = time.Minute
 	// endlessSlice is the slice after which an object that did not finish alone is called too large.
@@ -42,13 +46,17 @@ func (c *Copier) CopyRange(ctx context.Context, from, to Location, r Range, dead
 		return RangeResult{Cursor: r.After}, err
 	}
 	s := &slice{
-		session: c.newSession(), from: from, to: to,
-		window: newWindow(windowSize, r.After),
-		slots:  make(chan struct{}, c.concurrency()),
-		large:  make(chan struct{}, largeAtOnce),
+		session: c.newSession(), from: r.space(from), to: r.space(to),
+		// Twice as many parts as can be in flight: objects finish one after another and not all late.
+		large: semaphore.NewWeighted(2 * int64(c.concurrency())),
 	}
+	s.governor = newGovernor(c.concurrency(), r.Share)
+	s.window = newWindow(windowSize, r.After, func(o object) bool { return o.size > s.multipartThreshold(s.governor.unit()) })
 	work, cancel := context.WithCancel(ctx)
+	var governing sync.WaitGroup
+	defer governing.Wait()
 	defer cancel()
+	governing.Go(func() { s.governor.run(work) })
 	if !deadline.IsZero() {
 		reserve := max(0, min(longestReserve, time.Until(deadline)/4))
 		timer := time.AfterFunc(time.Until(deadline)-reserve, s.window.stop)
@@ -65,30 +73,27 @@ func (c *Copier) CopyRange(ctx context.Context, from, to Location, r Range, dead
 	// A caller that goes away must not leave the admission below waiting for room.
 	defer context.AfterFunc(work, s.window.stop)()
 
-	var workers sync.WaitGroup
-	for range c.concurrency() {
-		workers.Go(func() {
-			for it := range s.window.queue {
-				if s.window.isStopped() {
-					continue
+	var copying sync.WaitGroup
+	for _, queue := range []chan *item{s.window.queue, s.window.large} {
+		copying.Go(func() {
+			for it := range queue {
+				if !s.window.isStopped() {
+					s.begin(work, it, &copying)
 				}
-				if err := s.copy(work, it.source); err != nil {
-					s.fail(err)
-					continue
-				}
-				s.window.finish(it)
 			}
 		})
 	}
-	s.admit(work, r)
+	s.admit(work, from, to, r)
 	s.window.drain()
-	workers.Wait()
+	copying.Wait()
 
 	cursor, empty := s.window.position()
 	result := RangeResult{
 		Copied: s.copied.Load(), CopiedBytes: s.copiedBytes.Load(), Skipped: s.skipped, SkippedBytes: s.skippedBytes,
-		Requests: s.requests.Load(), Cursor: cursor, Done: s.listed && empty, Seconds: time.Since(started).Seconds(),
+		Usage: s.used(), Throttled: s.governor.throttled(),
+		Cursor: cursor, Done: s.listed && empty, Seconds: time.Since(started).Seconds(),
 	}
+	result.Requests = result.Usage.Total()
 	switch {
 	case ctx.Err() != nil:
 		return result, fmt.Errorf("copy %s to %s: %w", from, to, context.Cause(ctx))
@@ -109,10 +114,9 @@ func isFault(err error) bool { _, ok := fault.As(err); return ok }
 // slice is one CopyRange under way.
 type slice struct {
 	*session
-	from, to Location
+	from, to space
 	window   *window
-	slots    chan struct{} // requests in flight
-	large    chan struct{} // multipart copies in flight
+	large    *semaphore.Weighted // parts of the objects under way
 
 	failure sync.Once
 	err     error
@@ -123,27 +127,72 @@ type slice struct {
 	listed                bool // the listings were read to the end
 }
 
-func (s *slice) admit(ctx context.Context, r Range) {
-	for e, err := range s.join(ctx, s.from, s.to, r) {
+func (s *slice) admit(ctx context.Context, from, to Location, r Range) {
+	full := false
+	err := s.join(ctx, from, to, r, func(e entry) bool {
 		switch {
-		case err != nil:
-			s.fail(err)
-			return
 		case repository.Classify(e.source.key) == repository.ShallowSnapshot:
-			s.fail(shallow(s.from, e.source.key))
-			return
+			s.fail(shallow(from, e.source.key))
+			return false
 		case e.equal(settled):
-			if !s.window.skip(e.source.key) {
-				return
+			if full = !s.window.skip(e.source.key); full {
+				return false
 			}
 			s.skipped++
 			s.skippedBytes += e.source.size
-		case !s.window.admit(e):
+			return true
+		case e.source.archived:
+			s.fail(archivedFault(s.from, e.source.key))
+			return false
+		}
+		// The page that the strings lie in must not stay for as long as this object waits.
+		e.source.key, e.source.etag = strings.Clone(e.source.key), strings.Clone(e.source.etag)
+		full = !s.window.admit(e.source)
+		return !full
+	})
+	switch {
+	case err != nil:
+		s.fail(err)
+	case !full && !s.window.isStopped():
+		s.listed = true
+	}
+}
+
+// begin starts the copy of one object when there is room for it.
+func (s *slice) begin(ctx context.Context, it *item, copying *sync.WaitGroup) {
+	carry, leave := s.copyWhole, func() { s.governor.leave(short) }
+	if it.large {
+		parts := min(it.object.size/s.partSize(it.object.size, s.governor.unit())+1, 2*int64(s.concurrency()))
+		if err := s.large.Acquire(ctx, parts); err != nil {
+			s.fail(err)
 			return
 		}
+		carry, leave = s.copyParts, func() { s.large.Release(parts) }
+	} else if err := s.governor.enter(ctx, short); err != nil {
+		s.fail(err)
+		return
 	}
-	s.listed = true
+	if s.window.isStopped() { // while this one waited
+		leave()
+		return
+	}
+	copying.Go(func() {
+		defer leave()
+		err := carry(ctx, s.from, s.to, it.object)
+		if err = s.ended(it.object, err); err != nil {
+			s.fail(err)
+			return
+		}
+		s.window.finish(it)
+	})
 }
+
+// archivedFault refuses objects that cannot be read as they are.
+func archivedFault(from space, key string) error {
+	return fault.Newf(fault.CopyFailed, "copy object", from.address(key), "it lies in an archive storage class").WithHint(archiveHint)
+}
+
+const archiveHint = "The object lies in an archive storage class. Restore it from there, remove the lifecycle rule that moved it, and redrive."
 
 // shallow refuses snapshots whose data lies in a remote store.
 func shallow(from Location, key string) error {
@@ -152,14 +201,8 @@ func shallow(from Location, key string) error {
 		WithHint("Register a new repository in an empty base path with remote_store_index_shallow_copy=false, and start a new execution with it.")
 }
 
-// copy copies one object, in one request or in parts. A shard's index-* that has vanished is left out.
-func (s *slice) copy(ctx context.Context, o object) error {
-	var err error
-	if o.size > s.multipartThreshold() {
-		err = s.copyParts(ctx, o)
-	} else {
-		err = s.within(ctx, func() error { return s.copyWhole(ctx, s.from, s.to, o) })
-	}
+// ended counts a copy. A shard's index-* that has vanished is left out.
+func (s *slice) ended(o object, err error) error {
 	switch {
 	case err == nil:
 		s.copied.Add(1)
@@ -176,29 +219,20 @@ func (s *slice) copy(ctx context.Context, o object) error {
 		WithHint("Something deletes from the source repository: another domain, a snapshot policy, a lifecycle rule. Stop it, then start a new execution.")
 }
 
-// within runs a request in one of the slots.
-func (s *slice) within(ctx context.Context, call func() error) error {
-	select {
-	case s.slots <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { <-s.slots }()
-	return call()
-}
-
 // copyOperation names both ends: S3 does not say which of them it denied.
-func copyOperation(verb string, from, to Location, key string) operation {
-	return operation{verb, from.address(key) + " to " + to.address(key),
-		"s3:GetObject on " + from.address(key) + " or s3:PutObject on " + to.address(key)}
+func copyOperation(verb string, from, to space, key string, c class, size int64) operation {
+	return operation{
+		verb: verb, target: from.address(key) + " to " + to.address(key), class: c, size: size,
+		permission: "s3:GetObject on " + from.address(key) + " or s3:PutObject on " + to.address(key),
+	}
 }
 
 // copyWhole copies an object of at most 5 GiB, provided that it still has the listed ETag. Tags and annotations mean nothing in a
 // repository and would need permissions of their own, so they are left behind.
-func (s *session) copyWhole(ctx context.Context, from, to Location, o object) error {
-	_, err := request(ctx, s, copyOperation("copy object", from, to, o.key), func(ctx context.Context) (*s3.CopyObjectOutput, error) {
+func (s *session) copyWhole(ctx context.Context, from, to space, o object) error {
+	_, err := request(ctx, s, copyOperation("copy object", from, to, o.key, copyWhole, o.size), func(ctx context.Context) (*s3.CopyObjectOutput, error) {
 		return s.Destination.CopyObject(ctx, &s3.CopyObjectInput{
-			Bucket: &to.Bucket, Key: aws.String(to.key(o.key)),
+			Bucket: &to.bucket, Key: aws.String(to.full(o.key)),
 			CopySource: aws.String(copySource(from, o.key)), CopySourceIfMatch: optional(o.etag),
 			TaggingDirective: types.TaggingDirectiveReplace, AnnotationDirective: types.AnnotationDirectiveExclude,
 		}, noRetry)
@@ -208,16 +242,13 @@ func (s *session) copyWhole(ctx context.Context, from, to Location, o object) er
 
 // copyParts copies an object by multipart upload, all parts side by side. It begins anew when it is cut; an upload that was
 // killed stays until the bucket's lifecycle rule for incomplete uploads removes it.
-func (s *slice) copyParts(ctx context.Context, o object) (err error) {
-	select {
-	case s.large <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
+func (s *slice) copyParts(ctx context.Context, from, to space, o object) (err error) {
+	size, err := s.boundaries(ctx, o)
+	if err != nil {
+		return err
 	}
-	defer func() { <-s.large }()
-
-	bucket, key := &s.to.Bucket, aws.String(s.to.key(o.key))
-	created, err := request(ctx, s.session, copyOperation("start multipart copy", s.from, s.to, o.key),
+	bucket, key := &to.bucket, aws.String(to.full(o.key))
+	created, err := request(ctx, s.session, copyOperation("start multipart copy", from, to, o.key, write, 0),
 		func(ctx context.Context) (*s3.CreateMultipartUploadOutput, error) {
 			return s.Destination.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{Bucket: bucket, Key: key}, noRetry)
 		})
@@ -230,48 +261,29 @@ func (s *slice) copyParts(ctx context.Context, o object) (err error) {
 		}
 		abort, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		s.requests.Add(1)
+		s.requests[remove].Add(1)
 		// Best effort: the error worth telling is the one that led here.
 		_, _ = s.Destination.AbortMultipartUpload(abort, &s3.AbortMultipartUploadInput{Bucket: bucket, Key: key, UploadId: created.UploadId}, noRetry)
 	}()
 
-	size := s.partSize(o.size)
 	parts := make([]types.CompletedPart, (o.size+size-1)/size)
 	all, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var copying sync.WaitGroup
-	next := make(chan int, len(parts))
+	// The parts of an object ask for their places together, before those of the next: objects that share the places evenly would all be
+	// done late.
+	asking := make(chan struct{}, partsAsking)
 	for i := range parts {
-		next <- i
-	}
-	close(next)
-	for range min(len(parts), s.concurrency()) {
+		asking <- struct{}{}
 		copying.Go(func() {
-			for i := range next {
-				first := int64(i) * size
-				last := min(first+size, o.size) - 1
-				err := s.within(all, func() error {
-					out, err := request(all, s.session, copyOperation(fmt.Sprintf("copy part %d of object", i+1), s.from, s.to, o.key),
-						func(ctx context.Context) (*s3.UploadPartCopyOutput, error) {
-							out, err := s.Destination.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
-								Bucket: bucket, Key: key, UploadId: created.UploadId, PartNumber: aws.Int32(int32(i + 1)),
-								CopySource: aws.String(copySource(s.from, o.key)), CopySourceIfMatch: optional(o.etag),
-								CopySourceRange: aws.String(fmt.Sprintf("bytes=%d-%d", first, last)),
-							}, noRetry)
-							if err == nil && out.CopyPartResult == nil {
-								err = &smithy.GenericAPIError{Code: "InternalError", Message: "the answer has no ETag"}
-							}
-							return out, err
-						})
-					if err == nil {
-						parts[i] = types.CompletedPart{PartNumber: aws.Int32(int32(i + 1)), ETag: out.CopyPartResult.ETag}
-					}
-					return err
-				})
-				if err != nil {
-					cancel(err)
-					return
-				}
+			defer func() { <-asking }()
+			err := s.governor.enter(all, long)
+			if err == nil {
+				parts[i], err = s.copyPart(all, o, created.UploadId, i, size)
+				s.governor.leave(long)
+			}
+			if err != nil {
+				cancel(err)
 			}
 		})
 	}
@@ -279,7 +291,7 @@ func (s *slice) copyParts(ctx context.Context, o object) (err error) {
 	if all.Err() != nil {
 		return context.Cause(all)
 	}
-	_, err = request(ctx, s.session, copyOperation("complete multipart copy", s.from, s.to, o.key),
+	_, err = request(ctx, s.session, copyOperation("complete multipart copy", from, to, o.key, write, 0),
 		func(ctx context.Context) (*s3.CompleteMultipartUploadOutput, error) {
 			return s.Destination.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
 				Bucket: bucket, Key: key, UploadId: created.UploadId, MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
@@ -287,7 +299,8 @@ func (s *slice) copyParts(ctx context.Context, o object) (err error) {
 		})
 	if f, ok := fault.As(err); ok && f.Status == http.StatusNotFound {
 		// NoSuchUpload: an earlier try was carried out although its answer was lost. Only the object itself can tell.
-		head, lookErr := request(ctx, s.session, operation{"look at object", s.to.address(o.key), "s3:GetObject on " + s.to.address(o.key)},
+		address := to.address(o.key)
+		head, lookErr := request(ctx, s.session, operation{verb: "look at object", target: address, permission: "s3:GetObject on " + address, class: read},
 			func(ctx context.Context) (*s3.HeadObjectOutput, error) {
 				return s.Destination.HeadObject(ctx, &s3.HeadObjectInput{Bucket: bucket, Key: key}, noRetry)
 			})
@@ -299,4 +312,70 @@ func (s *slice) copyParts(ctx context.Context, o object) (err error) {
 			WithHint("Something aborts multipart uploads in the destination bucket, a lifecycle rule perhaps. Stop it, then redrive.")
 	}
 	return err
+}
+
+// copyPart copies part i, counted from 0, of an object.
+func (s *slice) copyPart(ctx context.Context, o object, upload *string, i int, size int64) (types.CompletedPart, error) {
+	first := int64(i) * size
+	last := min(first+size, o.size) - 1
+	op := copyOperation(fmt.Sprintf("copy part %d of object", i+1), s.from, s.to, o.key, copyPart, last-first+1)
+	out, err := request(ctx, s.session, op, func(ctx context.Context) (*s3.UploadPartCopyOutput, error) {
+		out, err := s.Destination.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
+			Bucket: &s.to.bucket, Key: aws.String(s.to.full(o.key)), UploadId: upload, PartNumber: aws.Int32(int32(i + 1)),
+			CopySource: aws.String(copySource(s.from, o.key)), CopySourceIfMatch: optional(o.etag),
+			CopySourceRange: aws.String(fmt.Sprintf("bytes=%d-%d", first, last)),
+		}, noRetry)
+		if err == nil && (out.CopyPartResult == nil || aws.ToString(out.CopyPartResult.ETag) == "") {
+			err = &smithy.GenericAPIError{Code: "InternalError", Message: "the answer has no ETag"}
+		}
+		return out, err
+	})
+	if err != nil {
+		return types.CompletedPart{}, err
+	}
+	return types.CompletedPart{PartNumber: aws.Int32(int32(i + 1)), ETag: out.CopyPartResult.ETag}, nil
+}
+
+// boundaries returns the size of the parts of an object: that of the source's own parts where it was uploaded in parts, because an ETag
+// is made of those of the parts, and equal parts make an equal ETag. The source is asked for one large object in a request of its own;
+// an S3 that does not answer as S3 does costs only the equality.
+func (s *slice) boundaries(ctx context.Context, o object) (int64, error) {
+	usual := s.partSize(o.size, s.governor.unit())
+	count := partsOf(o.etag)
+	if s.PartSize > 0 || count < 2 {
+		return usual, nil
+	}
+	address := s.from.address(o.key)
+	head, err := request(ctx, s.session, operation{verb: "look at object", target: address, permission: "s3:GetObject on " + address, class: read},
+		func(ctx context.Context) (*s3.HeadObjectOutput, error) {
+			return s.Source.HeadObject(ctx, &s3.HeadObjectInput{
+				Bucket: &s.from.bucket, Key: aws.String(s.from.full(o.key)), PartNumber: aws.Int32(1),
+			}, noRetry)
+		})
+	if ctx.Err() != nil {
+		return 0, err
+	}
+	if err != nil {
+		return usual, nil // the copy itself will tell what is wrong
+	}
+	own := aws.ToInt64(head.ContentLength)
+	// Above a minute a request, finishing comes first.
+	const longest = 3
+	if own < minPartSize || own > min(maxPartSize, longest*s.governor.unit()) || (o.size+own-1)/own != count {
+		return usual, nil
+	}
+	return own, nil
+}
+
+// partsOf reads the number of parts from an ETag "<hash>-<n>"; 0 for objects that were written whole.
+func partsOf(etag string) int64 {
+	_, digits, found := strings.Cut(strings.Trim(etag, `"`), "-")
+	if !found {
+		return 0
+	}
+	n, err := strconv.ParseInt(digits, 10, 32)
+	if err != nil || n < 1 || n > maxParts {
+		return 0
+	}
+	return n
 }

@@ -33,6 +33,7 @@ type fakeS3 struct {
 	pageSize int
 	noETags  bool          // as versitygw lists objects that it did not write
 	latency  time.Duration // of each copy
+	archived string        // this key lies in GLACIER
 
 	before func(op, key string) error // an error: the request has no effect
 	after  func(op, key string) error // an error: it took effect, the answer is lost
@@ -42,6 +43,7 @@ type fakeObject struct {
 	content  []byte
 	modified time.Time
 	etag     string
+	part     int // size of the parts that it was uploaded in; 0 is whole
 }
 
 func newFakeS3(buckets ...string) *fakeS3 {
@@ -56,6 +58,22 @@ func (f *fakeS3) put(bucket, key, content string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.buckets[bucket][key] = whole([]byte(content))
+}
+
+// putParts uploads an object in parts.
+func (f *fakeS3) putParts(bucket, key, content string, part int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o := whole([]byte(content))
+	var sums []byte
+	n := 0
+	for rest := o.content; len(rest) > 0; n++ {
+		sum := md5.Sum(rest[:min(part, len(rest))])
+		sums = append(sums, sum[:]...)
+		rest = rest[min(part, len(rest)):]
+	}
+	o.etag, o.part = fmt.Sprintf(`"%x-%d"`, md5.Sum(sums), n), part
+	f.buckets[bucket][key] = o
 }
 
 func (f *fakeS3) remove(bucket, key string) {
@@ -183,6 +201,9 @@ func (f *fakeS3) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input, _
 			}
 			o := bucket[key]
 			listed := types.Object{Key: aws.String(key), Size: aws.Int64(int64(len(o.content))), LastModified: aws.Time(o.modified)}
+			if key == f.archived {
+				listed.StorageClass = types.ObjectStorageClassGlacier
+			}
 			if !f.noETags {
 				listed.ETag = aws.String(o.etag)
 			}
@@ -212,7 +233,11 @@ func (f *fakeS3) HeadObject(ctx context.Context, in *s3.HeadObjectInput, _ ...fu
 		if !ok {
 			return nil, answer(404, "NotFound", "")
 		}
-		return &s3.HeadObjectOutput{ContentLength: aws.Int64(int64(len(o.content)))}, nil
+		length := len(o.content)
+		if in.PartNumber != nil && o.part > 0 {
+			length = min(o.part, length)
+		}
+		return &s3.HeadObjectOutput{ContentLength: aws.Int64(int64(length))}, nil
 	})
 }
 
@@ -294,16 +319,18 @@ func (f *fakeS3) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMul
 		if !ok {
 			return nil, answer(404, "NoSuchUpload", "The specified upload does not exist.")
 		}
-		var content []byte
+		var content, sums []byte
 		for i, p := range in.MultipartUpload.Parts {
 			if *p.PartNumber != int32(i+1) || upload[*p.PartNumber] == nil || *p.ETag != fmt.Sprint("part", *p.PartNumber) {
 				return nil, answer(400, "InvalidPart", fmt.Sprint(*p.PartNumber))
 			}
 			content = append(content, upload[*p.PartNumber]...)
+			sum := md5.Sum(upload[*p.PartNumber])
+			sums = append(sums, sum[:]...)
 		}
-		delete(f.uploads, *in.UploadId)
 		o := whole(content)
-		o.etag = fmt.Sprintf(`"multipart-%d"`, len(in.MultipartUpload.Parts))
+		o.etag, o.part = fmt.Sprintf(`"%x-%d"`, md5.Sum(sums), len(in.MultipartUpload.Parts)), len(upload[1])
+		delete(f.uploads, *in.UploadId)
 		f.buckets[*in.Bucket][*in.Key] = o
 		return &s3.CompleteMultipartUploadOutput{}, nil
 	})

@@ -1,14 +1,12 @@
 package s3copy
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"sync"
 
 	"github.com/domainferry/domainferry/internal/fault"
 	"github.com/domainferry/domainferry/internal/repository"
@@ -23,50 +21,66 @@ const maxRanges = 1000
 
 // Plan reads the source's newest root document, makes sure that it holds the wanted snapshot whole and that the destination is
 // free or holds an earlier copy of the same repository, and cuts the key space into at most the given number of ranges (1 to
-// 1,000) along indices and shards. Call it when the snapshot is SUCCESS; a listing that is made after the root was read holds
-// all that the root names.
+// 1,000) of like weight: by want.Shape where the repository was listed before, otherwise by a look at its shards. Small repositories
+// get fewer ranges. Call it when the snapshot is SUCCESS; a listing that is made after the root was read holds all that the root names.
 //
 // Faults: RepositoryCorrupt (no root document, an unreadable one, snapshot absent or not SUCCESS), DestinationOccupied (another
-// repository's root documents at the destination), NotSupported (shallow snapshots, data outside the base path), AccessDenied,
+// repository's root documents at the destination), NotSupported (shallow snapshots, shards that are nowhere), AccessDenied,
 // Throttled, Unavailable, InvalidInput.
 func (c *Copier) Plan(ctx context.Context, from, to Location, want Want, ranges int) (Plan, error) {
 	if err := check(from, to); err != nil {
 		return Plan{}, err
 	}
 	s := c.newSession()
-	roots, err := s.roots(ctx, c.Source, from)
-	if err != nil {
-		return Plan{}, err
+	ranges = min(max(ranges, 1), maxRanges)
+	// What does not hang on each other is asked at once: this stands inside the write downtime.
+	var source, destination roots
+	var shape *Shape
+	var shapeErr error
+	var asking sync.WaitGroup
+	asking.Go(func() { source = s.readNewest(ctx, s.Source, s.sourceLister, from) })
+	asking.Go(func() { destination = s.readNewest(ctx, s.Destination, s.destinationLister, to) })
+	if shape = want.Shape; shape == nil {
+		asking.Go(func() { shape, shapeErr = s.sample(ctx, from, ranges) })
 	}
-	if len(roots) == 0 {
+	asking.Wait()
+	switch {
+	case source.err != nil:
+		return Plan{}, source.err
+	case source.document == nil:
 		return Plan{}, fault.Newf(fault.RepositoryCorrupt, "plan copy", from.String(), "there is no root document (index-N) below this address").
 			WithHint("Compare the address with the source repository's bucket and base_path (GET _snapshot/<repository>).")
 	}
-	plan := Plan{Root: roots[len(roots)-1]}
-	_, root, err := s.readRoot(ctx, c.Source, from, plan.Root)
+	plan := Plan{Root: source.newest}
+	snapshot, err := wanted(source.document, from.address(plan.Root.Name), want)
 	if err != nil {
 		return Plan{}, err
 	}
-	snapshot, err := wanted(root, from.address(plan.Root.Name), want)
-	if err != nil {
+	if err := refuseForeign(to, destination, source, want); err != nil {
 		return Plan{}, err
 	}
-	if err := s.refuseForeign(ctx, to, plan.Root, root, want); err != nil {
-		return Plan{}, err
+	if shapeErr != nil {
+		return Plan{}, shapeErr
 	}
-	indices := root.IndicesOf(snapshot.UUID)
-	if err := s.refuseShallow(ctx, from, indices); err != nil {
-		return Plan{}, err
+	var outside bool
+	var shallowErr, outsideErr error
+	asking.Go(func() { shallowErr = s.refuseShallow(ctx, from, source.document.IndicesOf(snapshot.UUID)) })
+	asking.Go(func() { outside, outsideErr = s.outside(ctx, from, to, source.document.Indices) })
+	asking.Wait()
+	if shallowErr != nil {
+		return Plan{}, shallowErr
 	}
-	folders, err := s.folders(ctx, from, "")
-	if err != nil {
-		return Plan{}, err
+	if outsideErr != nil {
+		return Plan{}, outsideErr
 	}
-	if err := refuseOutside(from, indices, folders); err != nil {
-		return Plan{}, err
+	if outside && want.Shape == nil {
+		shape.guessOutside()
 	}
-	plan.Ranges, err = s.cut(ctx, from, min(max(ranges, 1), maxRanges))
-	return plan, err
+	plan.Ranges = shape.cut(ranges, outside)
+	for i := range plan.Ranges {
+		plan.Ranges[i].Share = len(plan.Ranges)
+	}
+	return plan, nil
 }
 
 // wanted finds the snapshot in a root document.
@@ -91,34 +105,47 @@ func uuidNote(uuid string) string {
 	return " under the uuid " + uuid
 }
 
+// roots are the root documents of a location and what the newest of them holds.
+type roots struct {
+	all      []Root // by generation
+	newest   Root
+	content  []byte
+	document *repository.Root // nil when there is none
+	err      error
+}
+
+// readNewest reads the newest root document of a location.
+func (s *session) readNewest(ctx context.Context, api S3, lister Lister, at Location) (r roots) {
+	if r.all, r.err = s.roots(ctx, lister, at); r.err != nil || len(r.all) == 0 {
+		return r
+	}
+	r.newest = r.all[len(r.all)-1]
+	r.content, r.document, r.err = s.readRoot(ctx, api, at, r.newest)
+	return r
+}
+
 // roots lists the root documents of a location, by generation.
-func (s *session) roots(ctx context.Context, api S3, at Location) ([]Root, error) {
-	var roots []Root
-	var token *string
+func (s *session) roots(ctx context.Context, lister Lister, at Location) ([]Root, error) {
+	var found []Root
+	in := Listing{Bucket: at.Bucket, Prefix: at.key(repository.RootPrefix), Delimiter: "/"}
 	for {
-		page, err := s.page(ctx, api, at, s3.ListObjectsV2Input{
-			Prefix: aws.String(at.key(repository.RootPrefix)), Delimiter: aws.String("/"), ContinuationToken: token,
-		})
+		page, err := s.page(ctx, lister, in)
 		if err != nil {
 			return nil, err
 		}
-		for _, o := range page.Contents {
-			name := strings.TrimPrefix(aws.ToString(o.Key), at.base())
+		for _, o := range page.Objects {
+			name := strings.TrimPrefix(o.Key, at.base())
 			if generation, ok := repository.ParseRootName(name); ok {
-				root := Root{Name: name, Generation: generation, ETag: aws.ToString(o.ETag), Size: aws.ToInt64(o.Size)}
-				if o.LastModified != nil {
-					root.LastModified = o.LastModified.UTC()
-				}
-				roots = append(roots, root)
+				found = append(found, Root{Name: name, Generation: generation, ETag: o.ETag, Size: o.Size, LastModified: o.Modified.UTC()})
 			}
 		}
-		if token = page.NextContinuationToken; !aws.ToBool(page.IsTruncated) || token == nil {
+		if in.Token = page.Next; in.Token == "" {
 			break
 		}
 	}
 	// The listing is in byte order, where index-10 comes before index-9.
-	slices.SortFunc(roots, func(a, b Root) int { return int(min(max(a.Generation-b.Generation, -1), 1)) })
-	return roots, nil
+	slices.SortFunc(found, func(a, b Root) int { return cmp.Compare(a.Generation, b.Generation) })
+	return found, nil
 }
 
 // readRoot fetches and decodes a root document.
@@ -139,23 +166,20 @@ func (s *session) readRoot(ctx context.Context, api S3, at Location, r Root) ([]
 }
 
 // refuseForeign refuses a destination whose newest root document is not an earlier (or the same) state of the source's.
-func (s *session) refuseForeign(ctx context.Context, to Location, newest Root, source *repository.Root, want Want) error {
-	roots, err := s.roots(ctx, s.Destination, to)
-	if err != nil || len(roots) == 0 {
+func refuseForeign(to Location, there, source roots, want Want) error {
+	if len(there.all) == 0 {
+		return there.err
+	}
+	if err := refuseNewer(to, there.newest, source.newest); err != nil {
 		return err
 	}
-	there := roots[len(roots)-1]
-	if err := refuseNewer(to, there, newest); err != nil {
-		return err
+	if there.err != nil {
+		return there.err
 	}
-	_, root, err := s.readRoot(ctx, s.Destination, to, there)
-	if err != nil {
-		return err
-	}
-	for _, snapshot := range root.Snapshots {
-		_, ours := source.Snapshot(snapshot.Name, snapshot.UUID)
+	for _, snapshot := range there.document.Snapshots {
+		_, ours := source.document.Snapshot(snapshot.Name, snapshot.UUID)
 		if !ours && (want.OwnPrefix == "" || !strings.HasPrefix(snapshot.Name, want.OwnPrefix)) {
-			return occupied(to, there, fmt.Errorf("the repository there has the snapshot %s (%s), which the source does not have",
+			return occupied(to, there.newest, fmt.Errorf("the repository there has the snapshot %s (%s), which the source does not have",
 				snapshot.Name, snapshot.UUID))
 		}
 	}
@@ -178,121 +202,69 @@ func occupied(to Location, there Root, cause error) error {
 
 // refuseShallow looks at the first shard of the snapshot's first indices.
 func (s *session) refuseShallow(ctx context.Context, from Location, indices []repository.Index) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	probes := make(chan repository.Index)
-	done := make(chan struct{})
-	const probers = 16
-	for range probers {
-		go func() {
-			defer func() { done <- struct{}{} }()
-			for index := range probes {
-				page, err := s.page(ctx, s.Source, from, s3.ListObjectsV2Input{
-					Prefix: aws.String(from.key("indices/" + index.ID + "/0/shallow-snap-")), MaxKeys: aws.Int32(1),
-				})
-				if err == nil && len(page.Contents) > 0 {
-					err = shallow(from, strings.TrimPrefix(aws.ToString(page.Contents[0].Key), from.base()))
-				}
-				if err != nil {
-					cancel(err)
-				}
-			}
-		}()
-	}
-	for _, index := range indices[:min(len(indices), probedIndices)] {
-		probes <- index
-	}
-	close(probes)
-	for range probers {
-		<-done
-	}
-	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+	return s.each(ctx, min(len(indices), probedIndices), func(ctx context.Context, i int) error {
+		page, err := s.page(ctx, s.sourceLister, Listing{
+			Bucket: from.Bucket, Prefix: from.key("indices/" + indices[i].ID + "/0/shallow-snap-"), Max: 1,
+		})
+		if err == nil && len(page.Objects) > 0 {
+			err = shallow(from, strings.TrimPrefix(page.Objects[0].Key, from.base()))
+		}
 		return err
-	}
-	return ctx.Err()
+	})
 }
 
-// refuseOutside refuses repositories with shard data outside the base path (shard_path_type HASHED_PREFIX of an s3 repository
-// with a base path): it would be a copy without data. In a whole-bucket repository the hashed folders are inside.
-func refuseOutside(from Location, indices []repository.Index, folders []string) error {
-	hashed := slices.IndexFunc(indices, func(i repository.Index) bool { return i.ShardPathType == repository.PathHashedPrefix })
-	if hashed < 0 || slices.ContainsFunc(folders, func(f string) bool {
-		return f != "indices/" && f != "snapshot_shard_paths/" && !strings.HasPrefix(f, "tests-")
-	}) {
-		return nil
+// outside reports whether the repository has shards before its base path (shard_path_type HASHED_PREFIX of an s3 repository with a
+// base path). A node's file system repository, and one whose base path is the whole bucket, has its hashed folders inside.
+func (s *session) outside(ctx context.Context, from, to Location, indices []repository.Index) (bool, error) {
+	at := slices.IndexFunc(indices, func(i repository.Index) bool { return i.ShardPathType == repository.PathHashedPrefix })
+	if at < 0 {
+		return false, nil
 	}
-	return fault.Newf(fault.NotSupported, "plan copy", from.String(),
-		"the shards of index %s lie outside the base path (shard_path_type HASHED_PREFIX)", indices[hashed].Name).
-		WithHint("Register a new source repository with shard_path_type FIXED in an empty base path, and start a new execution with it.")
+	if from.Prefix == "" {
+		if to.Prefix == "" {
+			return false, nil
+		}
+		return false, fault.Newf(fault.NotSupported, "plan copy", from.String()+" to "+to.String(),
+			"the shards of index %s lie in hashed folders of the bucket (shard_path_type HASHED_PREFIX), which cannot move below a base path", indices[at].Name).
+			WithHint("Copy into a bucket of its own: leave the destination's base path empty, as the source's is.")
+	}
+	folders, err := s.folders(ctx, from, "")
+	if err != nil {
+		return false, err
+	}
+	if slices.ContainsFunc(folders, func(f string) bool {
+		return f != indicesFolder && f != "snapshot_shard_paths/" && !strings.HasPrefix(f, "tests-")
+	}) {
+		return false, nil
+	}
+	listing := s.open(ctx, s.sourceLister, from, Range{Outside: true})
+	defer listing.close()
+	if _, found := listing.read(); !found {
+		if listing.failed != nil {
+			return false, listing.failed
+		}
+		return false, fault.Newf(fault.NotSupported, "plan copy", from.String(),
+			"the shards of index %s lie outside the base path (shard_path_type HASHED_PREFIX), but no hashed folder in the bucket is theirs", indices[at].Name).
+			WithHint("Register a new source repository with shard_path_type FIXED in an empty base path, and start a new execution with it.")
+	}
+	return true, nil
 }
 
 // folders lists the folders directly below a relative folder: full relative paths that end with a slash, in key order.
 func (s *session) folders(ctx context.Context, from Location, under string) ([]string, error) {
 	var folders []string
-	var token *string
+	in := Listing{Bucket: from.Bucket, Prefix: from.key(under), Delimiter: "/"}
 	for {
-		page, err := s.page(ctx, s.Source, from, s3.ListObjectsV2Input{
-			Prefix: optional(from.key(under)), Delimiter: aws.String("/"), ContinuationToken: token,
-		})
+		page, err := s.page(ctx, s.sourceLister, in)
 		if err != nil {
 			return nil, err
 		}
-		for _, p := range page.CommonPrefixes {
-			folders = append(folders, strings.TrimPrefix(aws.ToString(p.Prefix), from.base()))
+		for _, p := range page.Folders {
+			folders = append(folders, strings.TrimPrefix(p, from.base()))
 		}
-		if token = page.NextContinuationToken; !aws.ToBool(page.IsTruncated) || token == nil {
+		if in.Token = page.Next; in.Token == "" {
 			slices.Sort(folders)
 			return folders, nil
 		}
 	}
 }
-
-const indicesFolder = "indices/"
-
-// cut splits the key space between index folders, and between shard folders when there are fewer indices than ranges. The cuts
-// are ends of folders ("indices/<id>0", as '0' follows '/'), so whatever is listed later falls into exactly one range.
-func (s *session) cut(ctx context.Context, from Location, ranges int) ([]Range, error) {
-	if ranges == 1 {
-		return []Range{{}}, nil
-	}
-	folders, err := s.folders(ctx, from, indicesFolder)
-	if err != nil {
-		return nil, err
-	}
-	if len(folders) < ranges-1 {
-		var shards []string
-		for _, folder := range folders {
-			below, err := s.folders(ctx, from, folder)
-			if err != nil {
-				return nil, err
-			}
-			shards = append(shards, below...)
-			if len(below) == 0 {
-				shards = append(shards, folder)
-			}
-		}
-		slices.Sort(shards)
-		folders = shards
-	}
-	return cutAt(folders, ranges), nil
-}
-
-// cutAt makes ranges that hold equal numbers of folders; the last one is what follows indices/, the metadata of the snapshots.
-func cutAt(folders []string, ranges int) []Range {
-	groups := min(ranges-1, len(folders))
-	var cuts []string
-	for g := 1; g < groups; g++ {
-		cuts = append(cuts, endOf(folders[g*len(folders)/groups-1]))
-	}
-	cuts = append(cuts, endOf(indicesFolder))
-	var made []Range
-	after := ""
-	for _, through := range cuts {
-		made = append(made, Range{After: after, Through: through})
-		after = through
-	}
-	return append(made, Range{After: after})
-}
-
-// endOf returns the lowest string above every key in a folder.
-func endOf(folder string) string { return strings.TrimSuffix(folder, "/") + "0" }

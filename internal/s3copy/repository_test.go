@@ -31,6 +31,7 @@ type testRepository struct {
 	gen      int64
 	previous string
 	shards   []string // "indices/<id>/<shard>/"
+	pathType int      // of the shards
 }
 
 func newTestRepository(put func(key, content string), remove func(key string)) *testRepository {
@@ -87,8 +88,8 @@ func (r *testRepository) snapshot(number int) Want {
 		uuids = append(uuids, s.(map[string]any)["uuid"].(string))
 	}
 	r.root["indices"] = map[string]any{
-		"logs":      map[string]any{"id": "Xa-_0000000000000000aa", "snapshots": uuids},
-		"catalogue": map[string]any{"id": "b0000000000000000000bb", "snapshots": uuids},
+		"logs":      map[string]any{"id": "Xa-_0000000000000000aa", "snapshots": uuids, "shard_path_type": r.pathType},
+		"catalogue": map[string]any{"id": "b0000000000000000000bb", "snapshots": uuids, "shard_path_type": r.pathType},
 	}
 	r.publish()
 	r.previous = uuid

@@ -26,30 +26,45 @@ const (
 	maxAttempts    = 10
 	firstPause     = 50 * time.Millisecond
 	longestPause   = 8 * time.Second
+	longestWait    = 5 * time.Minute // in a copy, being refused is waiting for one's turn, and no failure for so long
 	requestTimeout = 5 * time.Minute // a request that hangs longer is cut and repeated
 )
 
 // session counts the requests of one call of a Copier.
 type session struct {
 	*Copier
-	requests atomic.Int64
+	sourceLister, destinationLister Lister
+	requests                        [classes]atomic.Int64
+	governor                        *governor // paces copies; nil outside CopyRange
 }
 
-func (c *Copier) newSession() *session { return &session{Copier: c} }
+func (c *Copier) newSession() *session {
+	return &session{Copier: c, sourceLister: listerOf(c.Source), destinationLister: listerOf(c.Destination)}
+}
 
-// operation describes a request for its fault.
+// used returns the requests made so far.
+func (s *session) used() Usage {
+	return Usage{
+		List: s.requests[list].Load(), Read: s.requests[read].Load(), Copy: s.requests[copyWhole].Load(),
+		Part: s.requests[copyPart].Load(), Write: s.requests[write].Load(), Delete: s.requests[remove].Load(),
+	}
+}
+
+// operation describes a request: for its fault, its price and its pace.
 type operation struct {
 	verb       string // "copy object"
 	target     string // s3 address
 	permission string // what is missing when it is denied
+	class      class
+	size       int64 // bytes that a copy moves
 }
 
 // request makes one S3 request, repeating it while S3 is throttling or failing. The error is a fault, or ctx's error when ctx
 // ended.
 func request[T any](ctx context.Context, s *session, op operation, call func(context.Context) (T, error)) (T, error) {
-	pause := firstPause
-	for attempt := 1; ; attempt++ {
-		result, err := once(ctx, s, call)
+	began, pause := time.Now(), firstPause
+	for attempt, tries := 1, 1; ; tries++ {
+		result, err := once(ctx, s, op, call)
 		if err == nil {
 			return result, nil
 		}
@@ -57,13 +72,20 @@ func request[T any](ctx context.Context, s *session, op operation, call func(con
 			return result, fmt.Errorf("%s on %s: %w", op.verb, op.target, ctx.Err())
 		}
 		f := classify(op, err)
-		if !fault.Retryable(f) || attempt == maxAttempts {
-			if attempt > 1 {
-				f.Err = fmt.Errorf("%w (tried %d times)", f.Err, attempt)
+		waiting := f.Name == fault.Throttled && op.class.paced() && s.governor != nil && time.Since(began) < longestWait
+		if !fault.Retryable(f) || attempt >= maxAttempts && !waiting {
+			if tries > 1 {
+				f.Err = fmt.Errorf("%w (tried %d times)", f.Err, tries)
 			}
 			return result, f
 		}
-		pause = min(longestPause, firstPause+rand.N(3*pause-firstPause+1))
+		longest := longestPause
+		if waiting {
+			longest = time.Second // the governor holds the rest back
+		} else {
+			attempt++
+		}
+		pause = min(longest, firstPause+rand.N(3*pause-firstPause+1))
 		select {
 		case <-ctx.Done():
 			return result, fmt.Errorf("%s on %s: %w", op.verb, op.target, ctx.Err())
@@ -72,11 +94,35 @@ func request[T any](ctx context.Context, s *session, op operation, call func(con
 	}
 }
 
-func once[T any](ctx context.Context, s *session, call func(context.Context) (T, error)) (T, error) {
+func once[T any](ctx context.Context, s *session, op operation, call func(context.Context) (T, error)) (result T, err error) {
+	paced := s.governor != nil && op.class.paced()
+	if paced {
+		if err := s.governor.pace(ctx); err != nil {
+			return result, err
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	s.requests.Add(1)
-	return call(ctx)
+	s.requests[op.class].Add(1)
+	started := time.Now()
+	result, err = call(ctx)
+	if paced {
+		s.governor.answered(op.size, time.Since(started), signalOf(op, err))
+	}
+	return result, err
+}
+
+// signalOf tells the governor what an answer means.
+func signalOf(op operation, err error) signal {
+	switch {
+	case err == nil:
+		return fine
+	case fault.Is(classify(op, err), fault.Throttled):
+		return throttled
+	case fault.Is(classify(op, err), fault.Unavailable):
+		return failing
+	}
+	return refused
 }
 
 // noRetry leaves repeating to request.
@@ -110,10 +156,12 @@ func classify(op operation, err error) *fault.Error {
 		return made(fault.Unavailable)
 	case "NoSuchBucket":
 		return made(fault.CopyFailed).WithHint("The bucket does not exist, or its name is misspelt in the input. Correct it and start a new execution.")
+	case "NoSuchUpload":
+		return made(fault.CopyFailed).WithHint("Something aborts multipart uploads in the destination bucket, a lifecycle rule perhaps. Stop it, then redrive.")
 	case "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
 		return made(fault.CopyFailed).WithHint("The bucket lies in another Region than the input says. Correct the Region and start a new execution.")
 	case "InvalidObjectState":
-		return made(fault.CopyFailed).WithHint("The object lies in an archive storage class. Restore it from there, remove the lifecycle rule that moved it, and redrive.")
+		return made(fault.CopyFailed).WithHint(archiveHint)
 	case "PreconditionFailed":
 		return made(fault.RepositoryCorrupt).WithHint("The object changed after it was listed: something else writes into the source repository. Stop it, then start a new execution.")
 	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed", "AccountProblem":
@@ -141,13 +189,13 @@ func notFound(err error) bool {
 	if !ok {
 		return false
 	}
-	return f.Status == http.StatusNotFound && !strings.HasPrefix(f.Err.Error(), "NoSuchBucket")
+	return f.Status == http.StatusNotFound && !strings.HasPrefix(f.Err.Error(), "NoSuchBucket") && !strings.HasPrefix(f.Err.Error(), "NoSuchUpload")
 }
 
 // copySource is the value of x-amz-copy-source, which the SDK sends as it is: everything but unreserved characters and slashes
 // must be percent-encoded.
-func copySource(l Location, relative string) string {
-	parts := strings.Split(l.Bucket+"/"+l.key(relative), "/")
+func copySource(from space, key string) string {
+	parts := strings.Split(from.bucket+"/"+from.full(key), "/")
 	for i, p := range parts {
 		parts[i] = strings.ReplaceAll(url.QueryEscape(p), "+", "%20")
 	}
@@ -163,14 +211,18 @@ func optional(s string) *string {
 
 // read fetches a whole small object with at most limit bytes. found is false when it does not exist.
 func (s *session) read(ctx context.Context, api S3, at Location, relative string, limit int64) (content []byte, found bool, err error) {
-	op := operation{"read object", at.address(relative), "s3:GetObject on " + at.address(relative)}
+	op := operation{verb: "read object", target: at.address(relative), permission: "s3:GetObject on " + at.address(relative), class: read}
 	content, err = request(ctx, s, op, func(ctx context.Context) ([]byte, error) {
 		out, err := api.GetObject(ctx, &s3.GetObjectInput{Bucket: &at.Bucket, Key: aws.String(at.key(relative))}, noRetry)
 		if err != nil {
 			return nil, err
 		}
 		defer out.Body.Close()
-		return io.ReadAll(io.LimitReader(out.Body, limit+1))
+		content, err := io.ReadAll(io.LimitReader(out.Body, limit+1))
+		if whole := aws.ToInt64(out.ContentLength); err == nil && whole > int64(len(content)) && whole <= limit {
+			err = errCut // the SDK does not always notice
+		}
+		return content, err
 	})
 	if notFound(err) {
 		return nil, false, nil

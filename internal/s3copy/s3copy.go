@@ -3,14 +3,15 @@
 //
 // A reader of a repository lists index-* and believes the highest one. The order is therefore:
 //
-//  1. Plan reads the source's root index-N and cuts the key space into ranges.
+//  1. Plan reads the source's root index-N and cuts the key space into ranges of like weight.
 //  2. CopyRange, once or more for each range, copies everything but the root documents. Nothing of it is reachable at the
 //     destination before step 3, so ranges may run in parallel and in any order. Within a range metadata waits for all data of
 //     lower keys, so that a shard's file list never precedes its files.
 //  3. Publish lists both sides again. Only when nothing is missing and the source's root is still the same does it copy index-N,
 //     then write index.latest, then remove lower index-*, and read both back.
 //
-// The destination's listing is the only state: a call that is killed anywhere is simply made again.
+// The destination's listing is the only state: a call that is killed anywhere is simply made again. Both listings are read as
+// streams and merged, so memory does not depend on the number of objects.
 package s3copy
 
 import (
@@ -76,13 +77,15 @@ type Copier struct {
 	Source      S3
 	Destination S3
 
-	// Concurrency is the number of copy requests in flight; 0 means 64.
+	// Concurrency is the largest number of copy requests in flight in one CopyRange; 0 means 800 (a Lambda has 1,024 file
+	// descriptors). How many there are is found while copying, see governor.
 	Concurrency int
-	// MultipartThreshold is the size in bytes above which an object is copied in parts. 0 means 256 MiB: one cross-Region request
-	// moves about 5 MB/s (measured by others on one pair of Regions), so much larger ones outlive a Lambda. At most 5 GiB, the
-	// limit of CopyObject.
+	// MultipartThreshold is the size in bytes above which an object is copied in parts. 0 means what one request moves in 20 s, as
+	// measured while copying: one cross-Region request moves about 5 MB/s (measured by others on one pair of Regions), so much larger
+	// ones outlive a Lambda. At most 5 GiB, the limit of CopyObject.
 	MultipartThreshold int64
-	// PartSize is the size of a part in bytes; 0 means 100 MiB. At least 5 MiB; raised where an object would need more than 10,000 parts.
+	// PartSize is the size of a part in bytes; 0 means that of the source's parts, so that the ETags of both stay equal, or else what
+	// one request moves in 20 s. At least 5 MiB; raised where an object would need more than 10,000 parts.
 	PartSize int64
 }
 
@@ -90,14 +93,12 @@ const (
 	mib = int64(1) << 20
 	gib = int64(1) << 30
 
-	defaultConcurrency        = 64
-	defaultMultipartThreshold = 256 * mib
-	defaultPartSize           = 100 * mib
-	maxSingleCopy             = 5 * gib // CopyObject's limit, S3 API reference
-	minPartSize               = 5 * mib // S3 API reference
-	maxParts                  = 10_000  // S3 API reference
-	maxPartSize               = 5 * gib // S3 API reference
-	listPageSize              = int32(1000)
+	defaultConcurrency = 800
+	maxSingleCopy      = 5 * gib // CopyObject's limit, S3 API reference
+	minPartSize        = 5 * mib // S3 API reference
+	maxParts           = 10_000  // S3 API reference
+	maxPartSize        = 5 * gib // S3 API reference
+	listPageSize       = int32(1000)
 )
 
 func (c *Copier) concurrency() int {
@@ -107,18 +108,19 @@ func (c *Copier) concurrency() int {
 	return c.Concurrency
 }
 
-func (c *Copier) multipartThreshold() int64 {
+// multipartThreshold returns the size above which an object is copied in parts; measured is what one request moves in 20 s.
+func (c *Copier) multipartThreshold(measured int64) int64 {
 	if c.MultipartThreshold <= 0 {
-		return defaultMultipartThreshold
+		return min(measured, maxSingleCopy)
 	}
 	return min(c.MultipartThreshold, maxSingleCopy)
 }
 
 // partSize returns the part size for an object: whole MiB, and at most 10,000 parts.
-func (c *Copier) partSize(size int64) int64 {
+func (c *Copier) partSize(size, measured int64) int64 {
 	part := c.PartSize
 	if part <= 0 {
-		part = defaultPartSize
+		part = measured / mib * mib
 	}
 	part = min(max(part, minPartSize), maxPartSize)
 	if least := (size + maxParts - 1) / maxParts; part < least {
@@ -134,6 +136,9 @@ type Want struct {
 	// OwnPrefix starts the names of the snapshots that this migration makes ("<migration>-r"). A snapshot at the destination that
 	// the source no longer has makes the destination foreign unless its name starts so. Empty: none is expected.
 	OwnPrefix string `json:"ownPrefix,omitempty"`
+	// Shape is how the repository lay in its key space when it was listed last. Plan balances its ranges by it, Publish lists its
+	// pieces side by side. Nil: Plan samples the source, Publish lists it in one piece.
+	Shape *Shape `json:"-"`
 }
 
 // Root identifies the source's root document as it was when it was read.
@@ -155,11 +160,16 @@ func (r Root) same(now Root) bool {
 type Range struct {
 	After   string `json:"after"`
 	Through string `json:"through"`
+	// Outside is the key space before the base path, where newer engines put hashed shard folders; see space.
+	Outside bool `json:"outside,omitempty"`
+	// Share is how many ranges are copied at the same time; they begin with that part of S3's request rate each. 0 means 1.
+	Share int `json:"share,omitempty"`
 }
 
 func (r Range) beyond(key string) bool { return r.Through != "" && key > r.Through }
 
-// Plan is what is to be copied: the root to publish and ranges that cover the key space exactly once.
+// Plan is what is to be copied: the root to publish and ranges that cover the key space, inside and (where the repository has shards
+// there) outside the base path, exactly once.
 type Plan struct {
 	Root   Root    `json:"root"`
 	Ranges []Range `json:"ranges"`
@@ -173,7 +183,9 @@ type RangeResult struct {
 	CopiedBytes  int64   `json:"copiedBytes"`
 	SkippedBytes int64   `json:"skippedBytes"`
 	Requests     int64   `json:"requests"` // made to S3, repeated ones included
-	Cursor       string  `json:"cursor"`   // all keys of the range up to it are done; the next call's Range.After
+	Usage        Usage   `json:"usage"`    // the same by class
+	Throttled    int64   `json:"throttled"`
+	Cursor       string  `json:"cursor"` // all keys of the range up to it are done; the next call's Range.After
 	Done         bool    `json:"done"`
 	Seconds      float64 `json:"seconds"`
 }
@@ -187,6 +199,8 @@ type PublishResult struct {
 	Bytes     int64   `json:"bytes"`            // of these
 	Removed   int     `json:"removed"`          // superseded root documents removed at the destination
 	Requests  int64   `json:"requests"`
+	Usage     Usage   `json:"usage"` // the same by class
+	Shape     *Shape  `json:"-"`     // of the source's repository as listed; nil when it was not listed to the end
 	Seconds   float64 `json:"seconds"`
 }
 
@@ -197,21 +211,20 @@ type Totals struct {
 	Requests int64 `json:"requests"`
 }
 
-// Totals lists everything at a location with the source's client: one request for each 1,000 objects, one after another.
+// Totals lists everything below a location with the source's client: one request for each 1,000 objects, one after another.
 func (c *Copier) Totals(ctx context.Context, at Location) (Totals, error) {
 	var t Totals
 	s := c.newSession()
-	for o, err := range s.list(ctx, c.Source, at, Range{}) {
-		if err != nil {
-			return t, err
-		}
+	listing := s.open(ctx, s.sourceLister, at, Range{})
+	defer listing.close()
+	for o, more := listing.read(); more; o, more = listing.read() {
 		if copies(repository.Classify(o.key)) {
 			t.Objects++
 			t.Bytes += o.size
 		}
 	}
-	t.Requests = s.requests.Load()
-	return t, nil
+	t.Requests = s.used().Total()
+	return t, listing.failed
 }
 
 // copies reports whether objects of a class are what CopyRange copies: not the root documents, which Publish copies last, and

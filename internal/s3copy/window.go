@@ -1,6 +1,7 @@
 package s3copy
 
 import (
+	"strings"
 	"sync"
 
 	"github.com/domainferry/domainferry/internal/repository"
@@ -9,7 +10,10 @@ import (
 // window holds the admitted, unfinished objects of a range in key order. It starts data at once and metadata when all data of
 // lower keys is done, and knows the highest key below which everything is done. Its size bounds memory.
 type window struct {
-	queue chan *item // ready to copy; never blocks: it has room for all of the window
+	// Ready to copy: small objects, and large ones, which take so long that they must not wait for the small ones before them. Neither
+	// blocks: each has room for all of the window.
+	queue, large chan *item
+	isLarge      func(object) bool
 
 	mu      sync.Mutex
 	room    sync.Cond
@@ -21,19 +25,20 @@ type window struct {
 }
 
 type item struct {
-	entry
-	data bool
-	done bool
+	object object
+	data   bool
+	large  bool // copied in parts
+	done   bool
 }
 
-func newWindow(limit int, cursor string) *window {
-	w := &window{queue: make(chan *item, limit), limit: limit, cursor: cursor}
+func newWindow(limit int, cursor string, isLarge func(object) bool) *window {
+	w := &window{queue: make(chan *item, limit), large: make(chan *item, limit), isLarge: isLarge, limit: limit, cursor: cursor}
 	w.room.L = &w.mu
 	return w
 }
 
 // admit adds an object to copy and waits for room. It reports false when the window has been stopped.
-func (w *window) admit(e entry) bool {
+func (w *window) admit(o object) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for len(w.items) >= w.limit && !w.stopped {
@@ -42,16 +47,20 @@ func (w *window) admit(e entry) bool {
 	if w.stopped {
 		return false
 	}
-	it := &item{entry: e, data: repository.Classify(e.source.key) == repository.Data}
+	if last := len(w.items) - 1; last >= 0 && w.items[last].done && w.items[last].data {
+		w.items[last].object.key = strings.Clone(w.items[last].object.key)
+	}
+	it := &item{object: o, data: repository.Classify(o.key) == repository.Data}
 	w.items = append(w.items, it)
 	if it.data {
-		w.queue <- it
+		w.ready(it)
 	}
 	w.advance()
 	return true
 }
 
-// skip notes a key that needs no copy. Runs of them take one place.
+// skip notes a key that needs no copy. Runs of them take one place. The key lies in a whole page, which a run that has ended must not
+// keep alive: its key is cloned then, see admit.
 func (w *window) skip(key string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -63,9 +72,9 @@ func (w *window) skip(key string) bool {
 	case last < 0:
 		w.cursor = key
 	case w.items[last].done && w.items[last].data:
-		w.items[last].source.key = key
+		w.items[last].object.key = key
 	default:
-		w.items = append(w.items, &item{entry: entry{source: object{key: key}}, data: true, done: true})
+		w.items = append(w.items, &item{object: object{key: key}, data: true, done: true})
 		w.advance()
 	}
 	return true
@@ -80,6 +89,14 @@ func (w *window) finish(it *item) {
 	w.room.Broadcast()
 }
 
+func (w *window) ready(it *item) {
+	if it.large = w.isLarge(it.object); it.large {
+		w.large <- it
+		return
+	}
+	w.queue <- it
+}
+
 func (w *window) advance() {
 	for w.passed < len(w.items) {
 		it := w.items[w.passed]
@@ -87,12 +104,12 @@ func (w *window) advance() {
 			break
 		}
 		if !it.data && !w.stopped {
-			w.queue <- it
+			w.ready(it)
 		}
 		w.passed++
 	}
 	for len(w.items) > 0 && w.items[0].done {
-		w.cursor = w.items[0].source.key
+		w.cursor = w.items[0].object.key
 		w.items = w.items[1:]
 		w.passed--
 	}
@@ -112,7 +129,7 @@ func (w *window) isStopped() bool {
 	return w.stopped
 }
 
-// drain waits until nothing is left or the window is stopped, and closes the queue.
+// drain waits until nothing is left or the window is stopped, and closes the queues.
 func (w *window) drain() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -121,6 +138,7 @@ func (w *window) drain() {
 	}
 	w.stopped = true
 	close(w.queue)
+	close(w.large)
 }
 
 // position returns the cursor and whether nothing is left undone.
