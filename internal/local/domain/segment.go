@@ -315,8 +315,12 @@ func (s *shard) installSegments(names []string, content map[string][]byte, reuse
 		}
 		seg.generation = cs.Generation
 		seg.dead = make(bitset, (len(seg.docs)+63)/64)
+		deletions := func(name string) bool { return strings.HasSuffix(name, ".dvd") || strings.HasSuffix(name, ".liv") }
+		if !slices.ContainsFunc(byGroup[cs.Name], deletions) {
+			seg.committedDead = nil // what died at the copy since, and was committed there, lives again
+		}
 		for _, name := range byGroup[cs.Name] {
-			if data := content[name]; data != nil && (strings.HasSuffix(name, ".dvd") || strings.HasSuffix(name, ".liv")) {
+			if data := content[name]; data != nil && deletions(name) {
 				if seg.committedDead, err = decodeDeletions(data, seg.id); err != nil {
 					return err
 				}
