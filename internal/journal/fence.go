@@ -47,11 +47,25 @@ func (j *Journal) Begin(ctx context.Context, execution string, now time.Time, un
 	}
 	for _, e := range f.Endpoints {
 		if _, err := j.store.TakeLease(ctx, e, Owner{Migration: j.migration, Execution: execution}, now, undo); err != nil {
-			_, closed := j.Close(ctx, execution, now)
-			return errors.Join(err, closed, j.End(ctx, execution, now))
+			return errors.Join(err, j.giveBack(ctx, execution, now))
 		}
 	}
-	return nil
+	// A function goes on after its execution was stopped. Whoever undoes that one looks after its end; what was taken before it is found
+	// then, and what was taken later is given back here.
+	if j.store.executions == nil {
+		return nil
+	}
+	running, err := j.store.Running(ctx, execution)
+	if err != nil || running {
+		return err
+	}
+	return errors.Join(fault.Newf(fault.Superseded, "run migration", j.migration, "execution %s has ended meanwhile", execution), j.giveBack(ctx, execution, now))
+}
+
+// giveBack undoes a Begin that was not followed by anything.
+func (j *Journal) giveBack(ctx context.Context, execution string, now time.Time) error {
+	_, err := j.Close(ctx, execution, now)
+	return errors.Join(err, j.End(ctx, execution, now))
 }
 
 // Vacate makes sure that the execution can have the migration and the domains: one that another execution has which still runs is

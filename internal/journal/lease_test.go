@@ -280,10 +280,11 @@ func TestFenceIsTakenByOne(t *testing.T) {
 // A late end must not close the fence of the execution that has begun in the meantime.
 func TestFenceIsClosedByItsOwner(t *testing.T) {
 	m, store := newMemory()
-	j := store.Asking(running{"arn:2": true}).Migration("orders")
-	if err := j.Begin(t.Context(), "arn:1", at, nothing, domain); err != nil {
+	first := store.Asking(running{"arn:1": true}).Migration("orders")
+	if err := first.Begin(t.Context(), "arn:1", at, nothing, domain); err != nil {
 		t.Fatal(err)
 	}
+	j := store.Asking(running{"arn:2": true}).Migration("orders")
 	m.beforePut = func(string) {
 		m.beforePut = nil
 		if err := j.Begin(t.Context(), "arn:2", at, nothing, domain); err != nil {
@@ -295,5 +296,21 @@ func TestFenceIsClosedByItsOwner(t *testing.T) {
 	}
 	if f, err := j.Fence(t.Context()); err != nil || f.Execution != "arn:2" || !f.EndedAt.IsZero() {
 		t.Errorf("the fence is %+v, %v", f, err)
+	}
+}
+
+// A function goes on after its execution was stopped: whoever undoes that one may have looked before the lease was taken.
+func TestBeginAfterTheEndGivesBack(t *testing.T) {
+	_, store := newMemory()
+	j := store.Asking(running{}).Migration("orders")
+	if err := j.Begin(t.Context(), "arn:1", at, nothing, domain); !fault.Is(err, fault.Superseded) {
+		t.Errorf("%v", err)
+	}
+	l, err := store.Lease(t.Context(), domain)
+	if err != nil || l.Execution != "arn:1" || l.EndedAt.IsZero() {
+		t.Errorf("%+v, %v", l, err)
+	}
+	if f, err := j.Fence(t.Context()); err != nil || f.EndedAt.IsZero() {
+		t.Errorf("%+v, %v", f, err)
 	}
 }

@@ -51,12 +51,13 @@ type world struct {
 	replay          *replayer
 	back            bool            // the replay goes from the destination to the source
 	running         map[string]bool // executions that the service knows to run
+	beginning       string          // one that runs Preflight
 	buckets         Buckets
 }
 
 // Running implements journal.Executions.
 func (w *world) Running(_ context.Context, execution string) (bool, error) {
-	return w.running[execution], nil
+	return w.running[execution] || execution == w.beginning, nil
 }
 
 func (w *world) Now() time.Time { return w.now }
@@ -781,8 +782,20 @@ func busy(op string) error { return fault.Newf(fault.Busy, op, "domain", "a snap
 
 // The steps over the world.
 
-func preflight(w *world) Preflight {
-	return Preflight{w.store, func(e migration.Endpoint) PreflightDomain { return w.at(e) }, w, thaw(w).End}
+// beginning is Preflight as an execution runs it that has just begun.
+type beginning struct {
+	Preflight
+	w *world
+}
+
+func (b beginning) Run(ctx context.Context, in PreflightInput) (PreflightOutput, error) {
+	b.w.beginning = in.Execution
+	defer func() { b.w.beginning = "" }()
+	return b.Preflight.Run(ctx, in)
+}
+
+func preflight(w *world) beginning {
+	return beginning{Preflight{w.store, func(e migration.Endpoint) PreflightDomain { return w.at(e) }, w, thaw(w).End}, w}
 }
 func register(w *world) Register {
 	return Register{Journal: w.store, Domain: func(e migration.Endpoint) RegisterDomain { return w.at(e) }, Clock: w}

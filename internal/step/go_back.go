@@ -56,9 +56,8 @@ type wayBack struct {
 	strategies migration.Strategies
 	replayed   replayState
 	// Of an earlier attempt to go back.
-	attempted         bool
-	earlier           replayState
-	earlierStrategies migration.Strategies
+	attempted bool
+	earlier   replayState
 
 	here, there                 map[string]cluster.Index // at the destination, at the source
 	numbersHere, numbersThere   map[string][]cluster.ShardSequence
@@ -116,7 +115,6 @@ func (b *wayBack) read(ctx context.Context) error {
 	group.Go(func() (err error) { b.replayed, err = readState(groupCtx, forward); return err })
 	group.Go(func() (err error) { back, _, err = b.journal.Freeze(groupCtx); return err })
 	group.Go(func() (err error) { b.earlier, err = readState(groupCtx, b.journal); return err })
-	group.Go(func() (err error) { b.earlierStrategies, err = b.journal.Strategies(groupCtx); return err })
 	group.Go(func() error {
 		_, err := b.journal.ReadPlan(groupCtx)
 		b.attempted = err == nil
@@ -343,10 +341,6 @@ func (b *wayBack) state(x, y cluster.Index) (s replay.State, why string, err err
 		if s.Shards[k].Started {
 			s.Shards[k].DestinationFrom = there[k].MaxSeqNo // what an earlier attempt wrote is not somebody else's
 		}
-	}
-	// An earlier attempt has brought over a part of it already.
-	if kept, known := b.earlier.state(x.Name); known && b.earlierStrategies.Has(x.Name) && kept.SourceUUID == x.UUID && kept.DestinationUUID == y.UUID {
-		return kept, "", nil
 	}
 	return s, "", nil
 }

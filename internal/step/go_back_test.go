@@ -299,7 +299,8 @@ func TestGoBackTriesMappingsWithoutATrace(t *testing.T) {
 	w.wantUntouched()
 }
 
-// A second attempt goes on where the first one ended, but begins anew with an index that the first one had to drop.
+// A second attempt begins at the hand-over again, whatever has become of the destination's primaries and of an index that the first one had
+// to drop: the first pass compares what is there.
 func TestGoBackAgain(t *testing.T) {
 	w := backWorld(t)
 	state, err := readState(t.Context(), w.wayBack())
@@ -321,7 +322,7 @@ func TestGoBackAgain(t *testing.T) {
 	w.must(err)
 	next, err := readState(t.Context(), w.wayBack())
 	w.must(err)
-	if next.Pass != 2 || !next.Sealed || len(next.States) != 2 || next.States[0].Shards[0].Position != 35 || next.States[1].Shards[0].Position != 10 {
+	if next.Pass != 2 || !next.Sealed || len(next.States) != 2 || next.States[0].Shards[0].Position != 30 || next.States[1].Shards[0].Position != 10 {
 		t.Errorf("state %+v", next)
 	}
 	if s, err = w.wayBack().Strategies(t.Context()); err != nil || !s.Has("a") || !s.Has("b") || len(s.Dropped) > 0 {

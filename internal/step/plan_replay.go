@@ -314,6 +314,12 @@ func (s PlanReplay) prepare(ctx context.Context, j *journal.Journal, source, des
 	var closed []string
 	checkpoints := basesOf{}
 	for _, x := range indices {
+		// Deleted with its original, which came back under this name later.
+		if _, ok := copies[x.Name]; !ok {
+			drops = append(drops, replay.Drop{Index: x.Name, Reason: "its copy is missing at the destination"})
+			state.forget(x.Name)
+			continue
+		}
 		if _, known := state.state(x.Name); !known {
 			fresh, drop, err := s.base(ctx, j, checkpoints, at[x.Name], mappings[x.Name], strategies, x.Name)
 			if err != nil {
@@ -325,7 +331,7 @@ func (s PlanReplay) prepare(ctx context.Context, j *journal.Journal, source, des
 			}
 			state.States = append(state.States, fresh)
 		}
-		if c, ok := copies[x.Name]; ok && !c.Open {
+		if !copies[x.Name].Open {
 			closed = append(closed, x.Name)
 		}
 	}

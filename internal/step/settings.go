@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/migration"
 	"github.com/domainferry/domainferry/internal/replay"
@@ -47,6 +48,20 @@ func setEqual(ctx context.Context, domain settingsUpdater, settings map[string]m
 	}
 	for _, key := range slices.Sorted(maps.Keys(groups)) {
 		if err := domain.UpdateSettings(ctx, settings[groups[key][0]], groups[key]...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setThere is setEqual for a domain that takes writes: what its clients have deleted meanwhile is left out.
+func setThere(ctx context.Context, domain settingsUpdater, settings map[string]map[string]any) error {
+	err := setEqual(ctx, domain, settings)
+	if !cluster.HasType(err, "index_not_found_exception") {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		if err := domain.UpdateSettings(ctx, settings[name], name); err != nil && !cluster.HasType(err, "index_not_found_exception") {
 			return err
 		}
 	}
@@ -102,7 +117,7 @@ func settle(
 			}
 		}
 	}
-	if err := setEqual(ctx, destination, settings); err != nil {
+	if err := setThere(ctx, destination, settings); err != nil {
 		return f, err
 	}
 	f.SettledAt = clock.Now()

@@ -194,10 +194,20 @@ func (s Thaw) giveBack(ctx context.Context, p migration.Plan, f journal.Freeze) 
 	return setBlocks(ctx, domain, before)
 }
 
-// destinationAccepted blocks the destination again and reports whether it took a write while it was being opened: then the
-// source no longer has everything and must not be opened.
+// destinationAccepted blocks the destination again and reports whether it took a write while it was being opened, or somebody deleted
+// an index there: then the source no longer has everything as it is, and must not be opened.
 func (s Thaw) destinationAccepted(ctx context.Context, p migration.Plan, f journal.Freeze) (bool, error) {
 	destination := s.Domain(p.Spec.Destination)
+	list, err := destination.Indices(ctx)
+	if err != nil {
+		return false, err
+	}
+	there := byName(list)
+	for _, x := range p.Indices {
+		if _, ok := there[x.Name]; !ok {
+			return true, nil
+		}
+	}
 	if err := destination.AddWriteBlock(ctx, p.Names()...); err != nil {
 		return false, err
 	}
@@ -215,7 +225,11 @@ func (s Thaw) destinationAccepted(ctx context.Context, p migration.Plan, f journ
 
 // goForward opens the destination, which has acknowledged writes that the source does not have.
 func (s Thaw) goForward(ctx context.Context, j *journal.Journal, p migration.Plan, f journal.Freeze, failure *Failure) (ThawOutput, error) {
-	if _, err := setBlocks(ctx, s.Domain(p.Spec.Destination), opened(p, f)); err != nil {
+	blocks := map[string]map[string]any{}
+	for name, block := range opened(p, f) {
+		blocks[name] = map[string]any{"index.blocks.write": value(block)}
+	}
+	if err := setThere(ctx, s.Domain(p.Spec.Destination), blocks); err != nil {
 		return ThawOutput{State: f.State, Indices: []string{}, Error: string(fault.Unclassified)}, err
 	}
 	f.State, f.EndedAt = journal.HandedOver, s.Clock.Now()

@@ -302,7 +302,9 @@ func TestNewerExecutionTakesOver(t *testing.T) {
 	p, err := w.journal().Plan(t.Context(), mine)
 	w.must(err)
 	p.Execution = others
+	w.beginning = others
 	w.must(w.journal().Begin(t.Context(), others, w.now, func(context.Context, string) error { return nil }, "https://destination", "https://source"))
+	w.beginning = ""
 	w.must(w.journal().SavePlan(t.Context(), p))
 	w.forget()
 	if _, err := register(w).Run(t.Context(), RegisterInput{Migration: "orders", Execution: others}); err != nil {
