@@ -27,11 +27,11 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: rehearsal
-rehearsal: build ## a whole migration on this machine; ENGINE= SOURCE= DESTINATION= WINDOW= LASTMILE= FAULTS= SEED= DATA=
+rehearsal: build ## a whole migration on this machine; ENGINE= SOURCE= DESTINATION= WINDOW= LASTMILE= FAULTS= SEED= DATA= GOBACK=1 ACCOUNTS=2
 	go run ./cmd/domainferry rehearse $(strip \
 		$(if $(ENGINE),-engine='$(ENGINE)') $(if $(SOURCE),-source='$(SOURCE)') $(if $(DESTINATION),-destination='$(DESTINATION)') \
 		$(if $(WINDOW),-window='$(WINDOW)') $(if $(LASTMILE),-last-mile='$(LASTMILE)') $(if $(FAULTS),-faults='$(FAULTS)') \
-		$(if $(SEED),-seed='$(SEED)') $(if $(DATA),-data='$(DATA)'))
+		$(if $(SEED),-seed='$(SEED)') $(if $(DATA),-data='$(DATA)') $(if $(GOBACK),-go-back) $(if $(ACCOUNTS),-accounts='$(ACCOUNTS)'))
 
 .PHONY: local
 local: build ## both domains, S3 and the Step Functions API on this machine, until Ctrl-C; ENGINE= SOURCE= DESTINATION= WINDOW= FAULTS= SEED=
@@ -47,14 +47,28 @@ bench-downtime: build ## write downtime by hand, by Domain Ferry and by scroll; 
 		$(if $(WINDOW),-window='$(WINDOW)') $(if $(SEED),-seed='$(SEED)') $(if $(DOCS),-docs='$(DOCS)'))
 
 .PHONY: fire
-fire: build ## migrations under fire: every document compared at the end, build/fire.json; SEEDS= FIRST= PAIRS=source:destination,... ENGINE=
+fire: build ## migrations under fire: every document compared at the end, build/fire.json; SEEDS= FIRST= PAIRS=source:destination,... WRITING=10m ENGINE=
 	go run ./cmd/fire -v $(strip $(if $(SEEDS),-seeds='$(SEEDS)') $(if $(FIRST),-first='$(FIRST)') $(if $(PAIRS),-pairs='$(PAIRS)') \
-		$(if $(ENGINE),-engine='$(ENGINE)') $(addprefix -tool=,$(wildcard ../shared/tools/compare-indices)))
+		$(if $(WRITING),-writing='$(WRITING)') $(if $(ENGINE),-engine='$(ENGINE)') $(addprefix -tool=,$(wildcard ../shared/tools/compare-indices)))
 
 .PHONY: fault-matrix
 fault-matrix: build ## one fault in every state of a migration, under writes: build/fault-matrix.json; ENGINE=model|nodes STATES= FAULTS= CASES= SEED=
 	go run ./cmd/fault-matrix $(strip $(if $(ENGINE),-engine='$(ENGINE)') $(if $(STATES),-states='$(STATES)') \
 		$(if $(FAULTS),-faults='$(FAULTS)') $(if $(CASES),-cases='$(CASES)') $(if $(SEED),-seed='$(SEED)'))
+
+.PHONY: soak
+soak: ## random programs of writes, faults and operator actions on a virtual clock: build/soak.json; SEEDS= FIRST= PROGRAM=file
+	go run ./cmd/soak $(strip $(if $(SEEDS),-seeds='$(SEEDS)') $(if $(FIRST),-first='$(FIRST)') $(if $(PROGRAM),-program='$(PROGRAM)'))
+
+.PHONY: bench-copy
+bench-copy: ## copying a repository beside aws s3 sync, s5cmd, rclone and boto3: build/bench-copy.json; SMALL= MEDIUM= LARGE= RUNS= TOOLS= SEED=
+	@mkdir -p build/bench-copy && go build -o build/bench-copy/bench-copy ./cmd/bench-copy
+	build/bench-copy/bench-copy $(strip $(if $(SMALL),-small='$(SMALL)') $(if $(MEDIUM),-medium='$(MEDIUM)') $(if $(LARGE),-large='$(LARGE)') \
+		$(if $(RUNS),-runs='$(RUNS)') $(if $(TOOLS),-tools='$(TOOLS)') $(if $(SEED),-seed='$(SEED)'))
+
+.PHONY: model-copy
+model-copy: ## copying 10 TB and 100 TB on a virtual clock, and memory up to 10 million objects: build/model-copy.json; SCALE= MEMORY= SEED=
+	go run ./cmd/model-copy $(strip $(if $(SCALE),-scale='$(SCALE)') $(if $(MEMORY),-memory='$(MEMORY)') $(if $(SEED),-seed='$(SEED)'))
 
 .PHONY: doctor
 doctor: ## what this machine has, what it lacks and what for

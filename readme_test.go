@@ -110,6 +110,9 @@ func TestReadmeListsTheInput(t *testing.T) {
 	full := document(t, read(t, filepath.Join("examples", "amazon-cross-region.json")))
 	set(full, "source.repository.region", "eu-west-1")
 	set(full, "destination.repository.region", "eu-central-1")
+	for _, side := range []string{"source", "destination"} { // the example stays within one account
+		set(full, side+".access", map[string]any{"roleArn": "arn:aws:iam::111122223333:role/mover", "externalId": "ours"})
+	}
 	for name, r := range rows {
 		without := clone(t, full)
 		if !remove(without, name) {
@@ -120,7 +123,7 @@ func TestReadmeListsTheInput(t *testing.T) {
 			remove(without, "cutOver.every") // which repeats both
 		}
 		spec, err := decode(t, without)
-		if required := err != nil; required != (r.required == "yes" || r.required == "in `migrate`") { // the example's mode
+		if required := err != nil; required != slices.Contains([]string{"yes", "in `migrate`", "in `access`"}, r.required) { // the example has both
 			t.Errorf("%s: the README says required: %q; without it the input is refused: %t (%v)", name, r.required, required, err)
 		}
 		if err != nil || name == "comment" {
@@ -159,6 +162,10 @@ func TestReadmeLimits(t *testing.T) {
 		{"rounds.maximum", 500, 501, "at most 500", "", ""},
 		{"rounds.pause", "8760h", "8761h", "a year", "", ""},
 		{"replicas", 100, 101, "0 to 100", "", ""},
+		{"finish.refreshInterval", "-1", "1", "`\"-1\"` for none", "", ""},
+		{"finish.waitForGreen", "24h", "24h1m", "at most 24 h", "", ""},
+		{"keepSnapshots", 1, 0, "1 to 1000", "", ""},
+		{"keepSnapshots", 1000, 1001, "1 to 1000", "", ""},
 		{"topology", "copy", "shared", "`copy`", "", ""},
 		{"source.endpoint", "http://127.0.0.1:9200", "http://example.com", "https", "", ""},
 		{"source.repository.basePath", "a/b", "/a", "slash", "", ""},
