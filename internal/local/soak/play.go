@@ -156,7 +156,7 @@ func (d *driver) fill() {
 	}
 }
 
-// perform waits for the operation's turn and carries it out. Each has an instant of its own, so that every run is the same.
+// perform waits for the operation's turn and carries it out. Each has an instant of its own.
 func (d *driver) perform(i int, o Op) {
 	if o.State != "" {
 		d.awaitState(o.State, Patience)

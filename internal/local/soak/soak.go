@@ -4,9 +4,10 @@
 // execution without faults must hand over.
 //
 // All of a program lives in one process and one bubble of testing/synctest, so that the time of the product itself is virtual, its time-outs
-// and pauses included, and so that a program does the same in every run: how long a request takes follows from the program's seed and from what
-// is asked for (only the pauses of internal/s3copy after faults of S3 are left to chance). What fails is made shorter before it is shown. An S3 gateway, the front door's signatures and processes that are really killed
-// are in internal/local/faultmatrix, fewer at a time.
+// and pauses included. How long a request takes follows from the program's seed and from what is asked for, so that runs of a program are
+// much alike, but not the same: requests that the product sends at one moment arrive in any order, and internal/s3copy pauses by chance. So a
+// program that failed may have to be played more than once. What fails is made shorter before it is shown. An S3 gateway, the front door's
+// signatures and processes that are really killed are in internal/local/faultmatrix, fewer at a time.
 package soak
 
 import (

@@ -1,7 +1,6 @@
 package soak
 
 import (
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -29,35 +28,6 @@ func TestPrograms(t *testing.T) {
 			t.Errorf("%d programs had no %s", s.Seeds, what)
 		}
 	}
-}
-
-// TestSameEveryTime holds programs to doing the same in every run; what is shrunk and printed could not be played again otherwise. Faults of
-// S3 are left out: internal/s3copy tries again after pauses of its own choice, as it should.
-func TestSameEveryTime(t *testing.T) {
-	defer Quiet()()
-	for _, seed := range []uint64{1, 2, 3, 5, 7, 12, 21, 22} {
-		p := Generate(seed, false)
-		p.Ops = slices.DeleteFunc(p.Ops, func(o Op) bool { return o.Fault != nil && o.Fault.At == S3 })
-		var runs [2][]string
-		for i := range runs {
-			Play(t, p, Options{Trace: func(f string, a ...any) { runs[i] = append(runs[i], fmt.Sprintf(f, a...)) }})
-		}
-		// What happens at one instant comes in any order.
-		slices.Sort(runs[0])
-		slices.Sort(runs[1])
-		if !slices.Equal(runs[0], runs[1]) {
-			t.Errorf("seed %d: two runs differ:\n%s", seed, firstDifference(runs[0], runs[1]))
-		}
-	}
-}
-
-func firstDifference(a, b []string) string {
-	for i := range a {
-		if i >= len(b) || a[i] != b[i] {
-			return fmt.Sprintf("line %d: %s\nand: %s", i+1, a[i], strings.Join(b[min(i, len(b)):min(i+1, len(b))], ""))
-		}
-	}
-	return "one is longer"
 }
 
 // TestFindsDefects plants defects of the kinds that the programs are there to find, and wants each found and made short.

@@ -128,7 +128,7 @@ func newEngine(functions asl.Invoker, seed uint64) (*asl.Engine, error) {
 // invocation is one call of a function.
 type invocation struct {
 	function string
-	key      string // the same in every run of the program
+	key      string // what it is called for
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
 	skew     time.Duration // of its clock
@@ -184,8 +184,7 @@ func digest(body []byte) string {
 }
 
 // latency is how long the next call of a kind takes: between a half and one and a half of the mean. It depends on the seed, on what is
-// called and how often that was called before, and on nothing else. Nanoseconds differ, so that no two things happen at one instant and
-// every run of a program is the same.
+// called and how often that was called before, and on nothing else. Nanoseconds differ, so that no two things happen at one instant.
 func (w *world) latency(mean time.Duration, what ...string) time.Duration {
 	key := hash(what...)
 	w.mu.Lock()
