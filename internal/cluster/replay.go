@@ -270,31 +270,49 @@ func (c *Client) ShardCounts(ctx context.Context, index string, shard int, range
 // named by its lowest number, a multiple of the width, and empty ones are absent. Engines answer at most 10,000 buckets.
 func (c *Client) ShardHistogram(ctx context.Context, index string, shard int, ranges []SeqRange, width int64) (map[int64]int64, error) {
 	op := fmt.Sprintf("count documents of shard %d of %s by sequence number", shard, excerpt(index, 255))
-	var a struct {
-		Aggregations struct {
-			H struct {
-				Buckets []struct {
-					Key   float64 `json:"key"`
-					Count int64   `json:"doc_count"`
-				} `json:"buckets"`
-			} `json:"h"`
-		} `json:"aggregations"`
-	}
-	_, err := c.searchShard(ctx, op, index, shard, map[string]any{
-		"size": 0, "track_total_hits": false, "query": seqNoQuery(ranges),
-		"aggs": map[string]any{"h": map[string]any{"histogram": map[string]any{"field": "_seq_no", "interval": width, "min_doc_count": 1}}},
-	}, &a)
+	buckets, err := c.seqNoHistogram(ctx, op, index, shard, map[string]any{"query": seqNoQuery(ranges)}, width, 0)
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[int64]int64, len(a.Aggregations.H.Buckets))
-	for _, b := range a.Aggregations.H.Buckets {
-		if b.Key < 0 || b.Key > maxSeqNo || b.Key != math.Trunc(b.Key) {
+	out := make(map[int64]int64, len(buckets))
+	for _, b := range buckets {
+		if b.Key < 0 {
 			return nil, fault.Newf(fault.Unclassified, op, c.endpoint, "%g is no sequence number", b.Key)
 		}
 		out[int64(b.Key)] = b.Count
 	}
 	return out, nil
+}
+
+// seqNoBucket is a range of sequence numbers, named by its lowest, and its documents.
+type seqNoBucket struct {
+	Key   float64 `json:"key"`
+	Count int64   `json:"doc_count"`
+}
+
+// seqNoHistogram counts what a search of one shard finds in ranges of width that begin at offset; the first one may begin below 0.
+func (c *Client) seqNoHistogram(ctx context.Context, op, index string, shard int, search map[string]any, width, offset int64) ([]seqNoBucket, error) {
+	var a struct {
+		Aggregations struct {
+			H struct {
+				Buckets []seqNoBucket `json:"buckets"`
+			} `json:"h"`
+		} `json:"aggregations"`
+	}
+	histogram := map[string]any{"field": "_seq_no", "interval": width, "min_doc_count": 1}
+	if offset != 0 {
+		histogram["offset"] = offset
+	}
+	search["size"], search["track_total_hits"], search["aggs"] = 0, false, map[string]any{"h": map[string]any{"histogram": histogram}}
+	if _, err := c.searchShard(ctx, op, index, shard, search, &a); err != nil {
+		return nil, err
+	}
+	for _, b := range a.Aggregations.H.Buckets {
+		if b.Key <= float64(-width) || b.Key > maxSeqNo || b.Key != math.Trunc(b.Key) {
+			return nil, fault.Newf(fault.Unclassified, op, c.endpoint, "%g is no sequence number", b.Key)
+		}
+	}
+	return a.Aggregations.H.Buckets, nil
 }
 
 func hull(ranges []SeqRange) SeqRange {
