@@ -13,8 +13,8 @@ import (
 
 	"github.com/domainferry/domainferry/internal/local/asl"
 	"github.com/domainferry/domainferry/internal/local/lambdaruntime"
+	"github.com/domainferry/domainferry/internal/local/machines"
 	"github.com/domainferry/domainferry/internal/names"
-	"github.com/domainferry/domainferry/statemachine"
 )
 
 func (e *Environment) startLambdas(cfg Config) error {
@@ -78,21 +78,12 @@ func (i invoker) invoke(ctx context.Context, function string, payload []byte) ([
 func (e *Environment) addMachines() error {
 	engine := asl.New(asl.Config{Lambda: invoker{e.Lambdas, e.hooks}, Region: Region, Account: Account})
 	e.Engine = engine
-	substitutions := map[string]string{
-		names.RoundMachinePlaceholder: e.Engine.ARN(names.RoundMachine), names.ReplayMachinePlaceholder: e.Engine.ARN(names.ReplayMachine),
+	parsed, err := machines.Parse(engine.ARN, functionARN)
+	if err != nil {
+		return err
 	}
-	for _, f := range names.Functions() {
-		substitutions[f.Placeholder()] = functionARN(f.Name)
-	}
-	definitions := map[string]string{
-		names.MigrationMachine: statemachine.Migration, names.RoundMachine: statemachine.Round, names.ReplayMachine: statemachine.Replay,
-	}
-	for name, definition := range definitions {
-		m, err := asl.Parse([]byte(definition), substitutions)
-		if err != nil {
-			return fmt.Errorf("state machine %s: %w", name, err)
-		}
-		if _, err := e.Engine.AddStateMachine(name, m); err != nil {
+	for name, m := range parsed {
+		if _, err := engine.AddStateMachine(name, m); err != nil {
 			return err
 		}
 	}

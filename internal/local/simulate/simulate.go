@@ -19,8 +19,8 @@ import (
 
 	"github.com/domainferry/domainferry/internal/cluster"
 	"github.com/domainferry/domainferry/internal/local/asl"
+	"github.com/domainferry/domainferry/internal/local/machines"
 	"github.com/domainferry/domainferry/internal/names"
-	"github.com/domainferry/domainferry/statemachine"
 )
 
 // DefaultWindow is the downtimeWindow of a simulation.
@@ -53,24 +53,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// machines are the parsed definitions; all simulations share them.
-var machines = sync.OnceValues(func() (map[string]*asl.Machine, error) {
-	arn := asl.New(asl.Config{}).ARN
-	substitutions := map[string]string{names.RoundMachinePlaceholder: arn(names.RoundMachine), names.ReplayMachinePlaceholder: arn(names.ReplayMachine)}
-	for _, f := range names.Functions() {
-		substitutions[f.Placeholder()] = f.Name
-	}
-	parsed := map[string]*asl.Machine{}
-	for name, definition := range map[string]string{
-		names.MigrationMachine: statemachine.Migration, names.RoundMachine: statemachine.Round, names.ReplayMachine: statemachine.Replay,
-	} {
-		m, err := asl.Parse([]byte(definition), substitutions)
-		if err != nil {
-			return nil, fmt.Errorf("state machine %s: %w", name, err)
-		}
-		parsed[name] = m
-	}
-	return parsed, nil
+// definitions are parsed once; all simulations share them.
+var definitions = sync.OnceValues(func() (map[string]*asl.Machine, error) {
+	return machines.Parse(asl.New(asl.Config{}).ARN, func(name string) string { return name })
 })
 
 // start is when a simulation begins. Deadlines pass through contexts, which know only real time: a date before the present would have
@@ -97,11 +82,11 @@ func newWorld(cfg Config) (*world, error) {
 		w.functions[f.Name] = f
 	}
 	w.engine = asl.New(asl.Config{Clock: w.clock, Lambda: w, Random: rand.New(rand.NewPCG(cfg.Seed, 3))})
-	definitions, err := machines()
+	parsed, err := definitions()
 	if err != nil {
 		return nil, err
 	}
-	for name, m := range definitions {
+	for name, m := range parsed {
 		if _, err := w.engine.AddStateMachine(name, m); err != nil {
 			return nil, err
 		}

@@ -19,35 +19,20 @@ import (
 	"github.com/domainferry/domainferry/internal/journal"
 	"github.com/domainferry/domainferry/internal/lambdahost"
 	"github.com/domainferry/domainferry/internal/local/asl"
+	"github.com/domainferry/domainferry/internal/local/machines"
 	"github.com/domainferry/domainferry/internal/migration"
 	"github.com/domainferry/domainferry/internal/names"
 	"github.com/domainferry/domainferry/internal/replay"
 	"github.com/domainferry/domainferry/internal/repository"
 	"github.com/domainferry/domainferry/internal/s3copy"
 	"github.com/domainferry/domainferry/internal/step"
-	"github.com/domainferry/domainferry/statemachine"
 )
 
 const journalBucket = "journal"
 
-// machines are the parsed definitions; all programs share them.
-var machines = sync.OnceValues(func() (map[string]*asl.Machine, error) {
-	arn := asl.New(asl.Config{}).ARN
-	substitutions := map[string]string{names.RoundMachinePlaceholder: arn(names.RoundMachine), names.ReplayMachinePlaceholder: arn(names.ReplayMachine)}
-	for _, f := range names.Functions() {
-		substitutions[f.Placeholder()] = f.Name
-	}
-	parsed := map[string]*asl.Machine{}
-	for name, definition := range map[string]string{
-		names.MigrationMachine: statemachine.Migration, names.RoundMachine: statemachine.Round, names.ReplayMachine: statemachine.Replay,
-	} {
-		m, err := asl.Parse([]byte(definition), substitutions)
-		if err != nil {
-			return nil, fmt.Errorf("state machine %s: %w", name, err)
-		}
-		parsed[name] = m
-	}
-	return parsed, nil
+// definitions are parsed once; all programs share them.
+var definitions = sync.OnceValues(func() (map[string]*asl.Machine, error) {
+	return machines.Parse(asl.New(asl.Config{}).ARN, func(name string) string { return name })
 })
 
 // world is everything that one program acts on. All of it lives in one bubble of testing/synctest, whose time is virtual for the
@@ -113,11 +98,11 @@ func (w *world) connect() (err error) {
 
 func newEngine(functions asl.Invoker, seed uint64) (*asl.Engine, error) {
 	engine := asl.New(asl.Config{Lambda: functions, Region: region, Account: account, Random: rand.New(rand.NewPCG(seed, 3))})
-	definitions, err := machines()
+	parsed, err := definitions()
 	if err != nil {
 		return nil, err
 	}
-	for name, m := range definitions {
+	for name, m := range parsed {
 		if _, err := engine.AddStateMachine(name, m); err != nil {
 			return nil, err
 		}
