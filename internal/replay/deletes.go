@@ -48,9 +48,8 @@ type DeleteResult struct {
 	Throttled int64    `json:"throttled,omitempty"` // requests and operations that were answered 429 and repeated
 	Seconds   float64  `json:"seconds"`
 	// Settling is what of these is not done in the freeze: work for the passes to come, and waiting longer for the source's refresh than for
-	// the destination's, because the freeze has seen to that. Refreshing is the rest of that refresh.
-	Settling   float64 `json:"settlingSeconds,omitempty"`
-	Refreshing float64 `json:"refreshingSeconds,omitempty"`
+	// the destination's, because the freeze has seen to that.
+	Settling float64 `json:"settlingSeconds,omitempty"`
 
 	// For AccountDeletes: what was written, the shards that have nothing left to delete, and those that were found equal then.
 	Written []ShardWritten  `json:"written,omitempty"`
@@ -76,7 +75,6 @@ func (r DeleteResult) Plus(next DeleteResult) DeleteResult {
 	next.Throttled += r.Throttled
 	next.Seconds += r.Seconds
 	next.Settling += r.Settling
-	next.Refreshing += r.Refreshing
 	next.Written = slices.Concat(r.Written, next.Written)
 	next.Settled = slices.Concat(r.Settled, next.Settled)
 	next.Equal = slices.Concat(r.Equal, next.Equal)
@@ -114,7 +112,7 @@ func CutDeletes(states []State, shards []ShardRef) [][]ShardRef {
 		if shard.Reconciled != nil {
 			since = shard.Reconciled.Source
 		}
-		return 1 + max(0, shard.Position+shard.ahead-since)/partOperation
+		return 1 + max(0, shard.Position-since)/partOperation
 	}
 	all := int64(0)
 	for _, ref := range shards {
@@ -173,36 +171,31 @@ func stateByName(states []State) map[string]State {
 // deadline is in Rest; what was deleted stays deleted. In a warm pass the rest may be left to the next one. Calls for different shards may
 // run side by side.
 //
-// The states are those that Advance returned, with all blocks up to the last pass. Then the deletions end with a refresh of the copies, and
-// shards that have nothing left to delete and are at rest (ShardState.Rests) are compared as Verify does it: these have been verified by
-// that, long before the freeze or, in the freeze, by as many calls as there are parts. Or, while the source is frozen, the states are those of
-// Plan: then documents that the pass updates are looked up as well, and left, and all comparing is left to Verify.
+// The states are those that Advance returned, with all blocks up to the last pass. Shards that have nothing left to delete and are at rest
+// (ShardState.Rests) are compared as Verify does it, after a refresh of the copies: these have been verified by that, long before the freeze
+// or, in the freeze, by as many calls as there are parts.
 //
 // Faults: Unavailable also when nothing went on for three minutes because a domain answers 429 (retryable), and those of the domains. The
 // result is filled in also beside an error.
 func (r *Replayer) ReconcileDeletes(ctx context.Context, states []State, shards []ShardRef, deadline time.Time) (DeleteResult, error) {
 	started := time.Now()
 	byName := stateByName(states)
-	var unseen []string // indices whose searches may lack something
-	beside := false
+	var names []string
 	for _, ref := range shards {
 		s, ok := byName[ref.Index]
 		if !ok || ref.Shard < 0 || ref.Shard >= len(s.Shards) {
 			return DeleteResult{Rest: shards}, fault.Newf(fault.InvalidInput, "reconcile deletions", fmt.Sprintf("shard %d of %s", ref.Shard, ref.Index), "there is no state for it")
 		}
-		beside = beside || s.frozen
-		if !s.fresh {
-			unseen = append(unseen, ref.Index)
-		}
+		names = append(names, ref.Index)
 	}
 	if len(shards) == 0 {
 		return DeleteResult{Done: true}, nil
 	}
-	unseen = slices.Compact(slices.Sorted(slices.Values(unseen)))
+	names = slices.Compact(slices.Sorted(slices.Values(names)))
 	w := &deleteWork{Replayer: r, budget: newBudget(deadline), changed: map[ShardRef]int64{}, unsettled: map[ShardRef]bool{}}
 	w.budget.lanes = r.readingLanes()
 	var err error
-	if w.result.Settling, w.result.Refreshing, err = r.refreshBoth(ctx, w.budget, unseen); err != nil && !errors.Is(err, errCut) {
+	if w.result.Settling, err = r.refreshBoth(ctx, w.budget, names); err != nil && !errors.Is(err, errCut) {
 		return DeleteResult{Rest: shards}, err
 	}
 
@@ -233,7 +226,7 @@ func (r *Replayer) ReconcileDeletes(ctx context.Context, states []State, shards 
 			settled = append(settled, ref)
 		}
 	}
-	if failure == nil && ctx.Err() == nil && !beside {
+	if failure == nil && ctx.Err() == nil {
 		began := time.Now()
 		w.settle(work, byName, settled)
 		w.result.Settling += time.Since(began).Seconds()
@@ -258,12 +251,16 @@ func (r *Replayer) ReconcileDeletes(ctx context.Context, states []State, shards 
 	return w.result, failure
 }
 
-// settle ends the deletions of shards that have nothing left to delete: it makes them visible, and compares the shards, because those that
-// have come to rest need not be looked at again in the freeze. Neither is needed for the pass, so that errors only cost the marks.
+// settle compares the shards that have nothing left to delete and are at rest, because those need not be looked at again in the freeze. The
+// pass does not need it, so that errors only cost the marks.
 func (w *deleteWork) settle(ctx context.Context, states map[string]State, settled []ShardRef) {
+	w.result.Settled = settled
+	resting := slices.DeleteFunc(slices.Clone(settled), func(ref ShardRef) bool { return !states[ref.Index].Shards[ref.Shard].Rests })
 	written := map[string]bool{}
-	for ref := range w.changed {
-		written[ref.Index] = true
+	for _, ref := range resting {
+		if w.changed[ref] > 0 {
+			written[ref.Index] = true
+		}
 	}
 	if len(written) > 0 && !w.budget.over() {
 		_, err := patiently(ctx, w.budget, nil, func() (struct{}, error) {
@@ -273,11 +270,6 @@ func (w *deleteWork) settle(ctx context.Context, states map[string]State, settle
 			return
 		}
 	}
-	if w.budget.over() {
-		return
-	}
-	w.result.Settled = settled
-	resting := slices.DeleteFunc(slices.Clone(settled), func(ref ShardRef) bool { return !states[ref.Index].Shards[ref.Shard].Rests })
 	var quiet sync.Mutex
 	_ = eachShard(ctx, w.budget.lanes, resting, func(ctx context.Context, _ int, ref ShardRef) error {
 		if w.budget.over() {
@@ -320,29 +312,21 @@ func (w *deleteWork) missing(ref ShardRef, n int64) {
 // shard works on both regions at once: no document is in both.
 func (w *deleteWork) shard(ctx context.Context, ref ShardRef, s ShardState) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return w.shared(ctx, ref, s.Base, s.ahead) })
+	group.Go(func() error { return w.shared(ctx, ref, s.Base) })
 	group.Go(func() error { return w.replayed(ctx, ref, s.Blocks) })
 	return group.Wait()
 }
 
-// quickly is how many numbers a region may have whose histogram costs less than the time of another request.
-const quickly = 1_000_000
-
-// shared compares the region in which both sides number alike. With operations ahead, which the pass is bringing over meanwhile, the whole
-// counts would nearly always differ, because each update has taken a document out of the region at the source; so they are asked for only
-// where a histogram takes long.
-func (w *deleteWork) shared(ctx context.Context, ref ShardRef, base, ahead int64) error {
+// shared compares the region in which both sides number alike. A count costs a tenth of a histogram, and in the freeze, after the pass, it
+// is all there is to do in a shard of which nothing was deleted.
+func (w *deleteWork) shared(ctx context.Context, ref ShardRef, base int64) error {
 	if base < 0 {
 		return nil
 	}
-	documents, expected := base+1, ahead
-	if ahead == 0 || base > quickly {
-		whole := []cluster.SeqRange{{From: -1, Upto: base}}
-		here, there, err := w.counts(ctx, ref, whole, whole)
-		if err != nil || here[0] == there[0] {
-			return err
-		}
-		documents, expected = max(here[0], there[0]), there[0]-here[0]
+	whole := []cluster.SeqRange{{From: -1, Upto: base}}
+	here, there, err := w.counts(ctx, ref, whole, whole)
+	if err != nil || here[0] == there[0] {
+		return err
 	}
 	diff := &difference{
 		count: func(ranges []cluster.SeqRange, width int64) (map[int64]int64, map[int64]int64, error) {
@@ -358,7 +342,7 @@ func (w *deleteWork) shared(ctx context.Context, ref ShardRef, base, ahead int64
 			return nil
 		},
 	}
-	return diff.run(base, documents, expected)
+	return diff.run(base, max(here[0], there[0]), there[0]-here[0])
 }
 
 const (
@@ -646,11 +630,8 @@ func (w *deleteWork) histograms(ctx context.Context, ref ShardRef, ranges []clus
 	return w.Replayer.histograms(ctx, ref, ranges, width, w.budget)
 }
 
-// refreshBoth says also how much longer the source took than the destination, and how long that one took, in seconds.
-func (r *Replayer) refreshBoth(ctx context.Context, b budget, names []string) (longer, rest float64, err error) {
-	if len(names) == 0 {
-		return 0, 0, nil
-	}
+// refreshBoth says also how much longer the source took than the destination, in seconds.
+func (r *Replayer) refreshBoth(ctx context.Context, b budget, names []string) (longer float64, err error) {
 	ask := func(domain Domain) func() (float64, error) {
 		return func() (float64, error) {
 			began := time.Now()
@@ -659,7 +640,7 @@ func (r *Replayer) refreshBoth(ctx context.Context, b budget, names []string) (l
 		}
 	}
 	source, destination, err := both(ask(r.Source), ask(r.Destination))
-	return max(0, source-destination), destination, err
+	return max(0, source-destination), err
 }
 
 // both asks the two sides at the same time.

@@ -13,9 +13,7 @@
 //
 // The caller reads the global checkpoints before it starts the base snapshot (NewState). When the copy is restored and open the order of
 // calls is Plan, Slice for each of the pass's slices until nothing is left, Advance, ReconcileDeletes, and again. The last pass runs while
-// the source is frozen (PlanOptions.Frozen) and is followed by Verify. In it, where nothing changes at the source any more,
-// ReconcileDeletes may run beside Slice, with the states that Plan returned: what the copy had before the pass and the source has not now
-// are all deletions. Every call may be killed anywhere and made again.
+// the source is frozen (PlanOptions.Frozen) and is followed by Verify. Every call may be killed anywhere and made again.
 //
 // # What is not looked at again
 //
@@ -132,10 +130,6 @@ type State struct {
 	SourceUUID      string       `json:"sourceUUID,omitempty"`
 	DestinationUUID string       `json:"destinationUUID,omitempty"`
 	Shards          []ShardState `json:"shards"`
-
-	// Of a Plan in the freeze, until Advance: these are the states of the pass itself, which is being written while deletions are looked
-	// for, and both sides show their searches all that they had before it.
-	frozen, fresh bool
 }
 
 // ShardState is one shard's part of a State. Numbers without a side in their name are the source's.
@@ -155,16 +149,14 @@ type ShardState struct {
 
 	// Highest is the copy's max_seq_no when the last pass was taken in, and the deletions since.
 	Highest int64 `json:"highest"`
-	// Reconciled is where the sides stood when the shard had nothing left to delete; nil when that was never found. Everything of the copy
-	// up to it is visible to searches.
+	// Reconciled is where the sides stood when the shard had nothing left to delete; nil when that was never found.
 	Reconciled *Mark `json:"reconciled,omitempty"`
 	// Verified is where they stood when they were found equal.
 	Verified *Verified `json:"verified,omitempty"`
 
-	// Rests says that the last pass brought nothing of the shard, or was the one in the freeze: it is worth comparing as a whole.
+	// Rests says that the shard is to be compared as a whole once nothing is left to delete: the last pass brought nothing of it, or was the
+	// one in the freeze and had many.
 	Rests bool `json:"rests,omitempty"`
-
-	ahead int64 // operations above Position, of a Plan in the freeze
 
 	Blocks []Block `json:"blocks,omitempty"`
 }

@@ -168,11 +168,7 @@ func replayHistory(t *testing.T, seed uint64) {
 			for _, shards := range parts {
 				side.Go(func() {
 					for {
-						needed := Only(states, shards)
-						if !states[0].frozen {
-							needed = journaled(t, needed)
-						}
-						d, err := r.ReconcileDeletes(t.Context(), needed, shards, time.Now().Add(time.Minute))
+						d, err := r.ReconcileDeletes(t.Context(), journaled(t, Only(states, shards)), shards, time.Now().Add(time.Minute))
 						if err != nil && !fault.Retryable(err) {
 							t.Error(err)
 							return
@@ -194,13 +190,6 @@ func replayHistory(t *testing.T, seed uint64) {
 			}
 			side.Wait()
 			return deleted
-		}
-		// The last pass may look for deletions while it writes.
-		together := frozen && chance(2)
-		var deleted []DeleteResult
-		var beside sync.WaitGroup
-		if together {
-			beside.Go(func() { deleted = reconcile(pass.States) })
 		}
 		var results []SliceResult
 		todo := slices.Clone(pass.Slices)
@@ -234,17 +223,13 @@ func replayHistory(t *testing.T, seed uint64) {
 				}
 			}
 		}
-		beside.Wait()
-		for _, d := range deleted {
-			pass.States = AccountDeletes(pass.States, d)
-		}
 		if states, err = r.Advance(t.Context(), pass, results); err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range states[0].Shards {
 			checkBlocks(t, s)
 		}
-		if together || !frozen && chance(2) {
+		if !frozen && chance(2) {
 			continue // deletions may be left to a later pass
 		}
 		for _, d := range reconcile(states) {
@@ -720,7 +705,7 @@ func verified(t *testing.T, r *Replayer, states []State, limit int64, deadline t
 	for i, s := range states {
 		names[i] = s.Index
 	}
-	if _, _, err := r.refreshBoth(t.Context(), budget{}, names); err != nil {
+	if _, err := r.refreshBoth(t.Context(), budget{}, names); err != nil {
 		t.Fatal(err)
 	}
 	return r.Verify(t.Context(), states, limit, deadline)

@@ -8,7 +8,7 @@ import (
 	"github.com/domainferry/domainferry/statemachine"
 )
 
-// The last pass takes what it finds in the journal for the copies' state (bringLast), and that is only so after a warm pass of the same
+// The last pass takes what it finds in the journal for the copies' state, and that is only so after a warm pass of the same
 // execution: before it nobody has looked whether the copies are open, sealed by an earlier freeze, or somebody else's. So once an index is
 // on replay no path may lead to Freeze but through a lap with a pass.
 func TestAWarmPassRunsBeforeFreeze(t *testing.T) {

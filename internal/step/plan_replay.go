@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -161,21 +160,34 @@ func (s PlanReplay) plan(ctx context.Context, j *journal.Journal, source, destin
 	return pass, append(drops, pass.Drops...), err
 }
 
-// bring brings a pass of one slice over, with its deletions and its record. What does not succeed at once (done is false) is where the
-// states of large passes find it.
+// bring brings a pass of one slice over, with its deletions and its record. What does not succeed at once (done is false), and deletions of
+// so many shards that calls side by side are to look for them, is where the states of large passes find it.
 func (s PlanReplay) bring(ctx context.Context, j *journal.Journal, p migration.Plan, destination PlanReplayDomain, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, err error) {
-	var spared float64
-	if in.Final && pass.Operations <= smallDelta && state.ready(nil) && len(replay.CutDeletes(pass.States, pass.Moved)) <= 1 {
-		done, err = s.bringLast(ctx, j, p, destination, in, pass, engine, state, out)
-	} else {
-		done, spared, err = s.bringWarm(ctx, j, p, destination, in, pass, engine, state, out)
-	}
+	results, done, err := s.slices(ctx, j, in, *pass, engine, out)
 	if err != nil || !done {
 		return false, later(ctx, err)
 	}
+	if err := state.advance(ctx, j, engine, in, *pass, results); err != nil {
+		return false, later(ctx, err)
+	}
+	if len(replay.CutDeletes(state.States, state.Rest)) > 1 {
+		return false, nil
+	}
+	if done, err := state.reconcile(ctx, j, engine, p, in); err != nil || !done {
+		return false, later(ctx, err)
+	}
+	if names := state.names(); in.Final && len(names) > 0 {
+		group, groupCtx := errgroup.WithContext(ctx)
+		group.Go(func() error { return state.seal(groupCtx, j, destination) })
+		// The verification counts what is visible; it begins with a refresh that finds nothing left to do.
+		group.Go(func() error { return destination.Refresh(groupCtx, names...) })
+		if err := group.Wait(); err != nil {
+			return false, later(ctx, err)
+		}
+	}
 	record := state.record(in, out.StartedAt, s.Clock.Now())
 	if !in.Final {
-		record.AsLast = record.Seconds - spared
+		record.AsLast = record.Seconds - pass.Refreshing - state.settling
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return state.save(groupCtx, j) })
@@ -185,81 +197,6 @@ func (s PlanReplay) bring(ctx context.Context, j *journal.Journal, p migration.P
 	}
 	out.Done, out.Record = true, &record
 	return true, nil
-}
-
-// bringWarm leaves deletions of many shards to calls side by side. It returns the seconds that a last pass would have spared.
-func (s PlanReplay) bringWarm(ctx context.Context, j *journal.Journal, p migration.Plan, destination PlanReplayDomain, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, spared float64, err error) {
-	planned := s.Clock.Now()
-	results, done, err := s.slices(ctx, j, in, *pass, engine, out)
-	if err != nil || !done {
-		return false, 0, err
-	}
-	if err := state.advance(ctx, j, engine, in, *pass, results); err != nil {
-		return false, 0, err
-	}
-	if len(replay.CutDeletes(state.States, state.Rest)) > 1 {
-		return false, 0, nil
-	}
-	written := s.Clock.Now()
-	if done, err := state.reconcile(ctx, j, engine, p, in); err != nil || !done {
-		return false, 0, err
-	}
-	spared = pass.Refreshing + state.settling
-	if pass.Operations <= smallDelta {
-		spared += max(0, min(seconds(planned, written), seconds(written, s.Clock.Now())-state.settling-state.refreshing))
-	}
-	if in.Final && len(state.States) > 0 {
-		return true, spared, state.seal(ctx, j, destination)
-	}
-	return true, spared, nil
-}
-
-// smallDelta is the most operations of a last pass whose deletions are looked for while they are written.
-const smallDelta = 1_000
-
-// bringLast does in the freeze at once what warm passes do one after the other. Nothing changes at the source any more, so the documents
-// that the copies had before the pass and the source does not have now are all deletions there are. Without the pass, its updates look
-// like deletions too, until their ids are found at the source: a few ids more to read, against a refresh and a turn less to wait for.
-func (s PlanReplay) bringLast(ctx context.Context, j *journal.Journal, p migration.Plan, destination PlanReplayDomain, in ReplayInput, pass *replay.Pass, engine PassPlanner, state *replayState, out *PlanReplayOutput) (done bool, err error) {
-	names := state.names()
-	deadline, _ := ctx.Deadline()
-	var results []replay.SliceResult
-	var found replay.DeleteResult
-	var sliceErr, deleteErr, sealErr error
-	state.Sealed = true
-	var work sync.WaitGroup
-	work.Go(func() { results, done, sliceErr = s.slices(ctx, j, in, *pass, engine, out) })
-	work.Go(func() {
-		found, deleteErr = engine.ReconcileDeletes(ctx, pass.States, pass.Moved, deadline)
-	})
-	work.Go(func() { sealErr = state.save(ctx, j) })
-	work.Wait()
-	pass.States = replay.AccountDeletes(pass.States, found)
-	switch {
-	case sealErr != nil:
-		return false, sealErr
-	case sliceErr != nil || !done:
-		return false, sliceErr
-	case found.Missing > 0:
-		return false, state.foreign(ctx, j, p, in, found)
-	}
-	var advanceErr, refreshErr error
-	if deleteErr == nil && found.Done && len(names) > 0 {
-		work.Go(func() { sealErr = destination.AddWriteBlock(ctx, names...) })
-		// The verification counts what is visible; it begins with a refresh that finds nothing to do.
-		work.Go(func() { refreshErr = destination.Refresh(ctx, names...) })
-	}
-	work.Go(func() { advanceErr = state.advance(ctx, j, engine, in, *pass, results) })
-	work.Wait()
-	if advanceErr != nil {
-		return false, advanceErr
-	}
-	state.Deleted = found.SharedDeleted + found.ReplayedDeleted
-	if deleteErr != nil || !found.Done {
-		return false, deleteErr
-	}
-	state.Reconciled, state.Rest, state.Parts = in.Pass, nil, 0
-	return true, cmp.Or(sealErr, refreshErr)
 }
 
 // slices replays the slices of a pass, as far as one call takes them.

@@ -45,7 +45,7 @@ type replayState struct {
 	// Merges says whether the copies' refreshes have been kept from merging; see holdMerges.
 	Merges merges `json:"merges,omitempty"`
 
-	settling, refreshing float64 // of this call's deletions, see replay.DeleteResult
+	settling float64 // of this call's deletions, see replay.DeleteResult
 }
 
 // merges says whether refreshes of the copies wait for merges (replay.MergeOnRefresh).
@@ -231,7 +231,6 @@ func (s *replayState) reconcile(ctx context.Context, j *journal.Journal, engine 
 		s.States = replay.AccountDeletes(s.States, r)
 		s.Deleted += r.SharedDeleted + r.ReplayedDeleted
 		s.settling += r.Settling
-		s.refreshing += r.Refreshing
 		if err != nil {
 			return false, err
 		}
